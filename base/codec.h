@@ -41,5 +41,7 @@ bool cursor_done(const struct cursor *c);           /* ok and all consumed */
 /* CRC32C (Castagnoli), with SSE4.2 where the processor has it. crc32c(0, ...) starts; the result can
  * be passed on to cover several pieces. */
 uint32_t crc32c(uint32_t crc, const void *p, size_t n);
+/* The same by tables only; crc32c() uses it where there is no SSE4.2. For tests. */
+uint32_t crc32c_portable(uint32_t crc, const void *p, size_t n);
 
 #endif

@@ -1,5 +1,7 @@
 /* Log lines: one event a line, logfmt (ts=… level=… node=… msg="…" key=value …), to a sink (stderr by
- * default). Thread-safe. SPAN_LOG(level, "what happened", "key=%d", value). */
+ * default). Thread-safe. SPAN_LOG(INFO, "what happened", "key=%d path=%s", value, path): spaces in the
+ * format separate fields, values are quoted and escaped as needed (do not quote %s yourself). An event
+ * without values is SPAN_LOG_MSG(INFO, "what happened"). */
 #ifndef SPAN_BASE_LOG_H
 #define SPAN_BASE_LOG_H
 
@@ -7,7 +9,7 @@
 
 enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR };
 
-/* Sink called with a whole line without the newline. */
+/* Sink called with a whole line without the newline, one call at a time; it must not log itself. */
 typedef void log_sink(void *ctx, enum log_level level, const char *line);
 
 void log_set_level(enum log_level level);
@@ -21,5 +23,6 @@ void log_write(enum log_level level, const char *msg, const char *fmt, ...)
 
 #define SPAN_LOG(level, msg, ...)                                                                  \
     (log_enabled(LOG_##level) ? log_write(LOG_##level, msg, __VA_ARGS__) : (void)0)
+#define SPAN_LOG_MSG(level, msg) SPAN_LOG(level, msg, "%s", "")
 
 #endif

@@ -17,7 +17,8 @@ void map64_deinit(struct map64 *m);
 void *map64_get(const struct map64 *m, uint64_t key);              /* NULL when absent */
 void *map64_put(struct map64 *m, uint64_t key, void *value);       /* returns the value replaced, or NULL; value is not NULL */
 void *map64_remove(struct map64 *m, uint64_t key);                 /* returns the value removed, or NULL */
-/* Iteration: *pos = 0, then until it returns NULL. Removing the current entry is allowed, adding is not. */
+/* Iteration: *pos = 0, then until it returns NULL. Removing the current entry is allowed
+ * (it frees a mapb's *key), adding is not. key may be NULL. */
 void *map64_next(const struct map64 *m, size_t *pos, uint64_t *key);
 
 struct mapb {
