@@ -225,9 +225,11 @@ struct keepalive {
 struct heartbeat_range {
     range_id range;
     uint64_t term;
-    uint64_t last_index; /* last index proposed when the closed timestamp was chosen (rule A4) */
+    uint64_t last_index;   /* last entry sent to this member */
     uint64_t commit;
-    bool closed;         /* the message's closed timestamp holds for this range */
+    bool lease;            /* the message's lease_end is asked for this range */
+    bool closed;           /* the message's closed timestamp holds for this range ... */
+    uint64_t closed_index; /* ... once this index is applied: the last one proposed (rule A4) */
 };
 
 /* One message per node pair every LEASE_RENEW_NS: the lease end e (B2) and closed timestamp are common to all ranges, the
@@ -242,18 +244,15 @@ struct heartbeat {
     struct heartbeat_range *ranges;
 };
 
-enum heartbeat_verdict {
-    HEARTBEAT_OK = 0,
-    HEARTBEAT_REFUSED, /* term moved on: value = my term */
-    HEARTBEAT_BEHIND,  /* promised, but my log ends at value (probe from there) */
-    HEARTBEAT_UNKNOWN, /* no such replica here */
-};
-
-struct heartbeat_ack_range { /* only for ranges that are not OK */
+struct heartbeat_ack_range {
     range_id range;
-    uint64_t term;  /* the term the heartbeat named */
-    uint8_t verdict;
-    uint64_t value;
+    bool known;            /* false: no such replica here, the rest is zero */
+    uint64_t term;         /* the member's own */
+    struct tt_ts promised;
+    uint64_t match;
+    uint64_t accepted;
+    uint64_t last_index;
+    bool behind;
 };
 
 struct heartbeat_ack {
@@ -261,8 +260,7 @@ struct heartbeat_ack {
     struct tt_interval sent;
     struct tt_interval echo_sent; /* the heartbeat's own, for the round-trip check of B8 */
     uint64_t seq;
-    struct tt_ts lease_end; /* echoed e; 0: promised nothing */
-    size_t count;           /* exceptions */
+    size_t count;
     struct heartbeat_ack_range *ranges;
 };
 
