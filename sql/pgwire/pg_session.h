@@ -55,9 +55,6 @@ enum pg_oid {
     PG_OID_JSONB = 3802,
 };
 
-/* Size PostgreSQL states for a type in RowDescription: 8 for int8, -1 for variable length. */
-int16_t pg_type_size(uint32_t oid);
-
 struct pg_column {
     const char *name;   /* NUL-terminated, borrowed during the call */
     uint32_t type_oid;  /* enum pg_oid; the true type, or drivers hand out strings */
