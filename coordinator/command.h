@@ -43,6 +43,9 @@ int command_parse(const struct command_help *h, struct config *c, int argc, char
 /* "spanlite start: text" on stderr; returns `code`. */
 int command_fail(const char *verb, enum command_exit code, const struct span_error *err);
 
+/* The answer to `spanlite verb WORD` when WORD (NULL: missing) is none of the verb's own words. */
+int command_fail_verb(const char *verb, const char *word, const char *const *words, size_t count);
+
 /* The commands that live in coordinator/. */
 int cmd_demo_main(int argc, char **argv);
 int cmd_start_main(int argc, char **argv);

@@ -83,6 +83,9 @@ const char *config_text(const struct config *c,
 uint64_t config_uint(const struct config *c, const char *name); /* COUNT, SIZE, DURATION */
 int64_t config_int(const struct config *c, const char *name);   /* OFFSET, DRIFT */
 
+/* Every option as "name = value  # origin", in the table's order; unset ones as comments. */
+void config_dump(const struct config *c, struct buf *out);
+
 /* The "Options:" part of a help text. */
 void config_help_options(const struct config_option *options, size_t count, struct buf *out);
 

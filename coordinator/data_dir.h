@@ -32,6 +32,10 @@ struct data_dir {
 SPAN_CHECKED span_status data_dir_open(const char *path, const char *cluster, unsigned node,
                                        bool throwaway, struct data_dir *out,
                                        struct span_error *err);
+/* Unsafe switches are for clusters that were made to be thrown away. INVALID when this folder was
+ * not; `flag` is named in the message. */
+SPAN_CHECKED span_status data_dir_require_throwaway(const struct data_dir *d, const char *flag,
+                                                    struct span_error *err);
 /* Releases the lock. A zeroed struct whose lock_fd is -1 is ignored. */
 void data_dir_close(struct data_dir *d);
 

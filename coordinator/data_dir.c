@@ -1,0 +1,319 @@
+/* The data folder's identity and lock. IDENTITY is key=value lines closed by a CRC32C over all that
+ * stands before it, so that a flipped bit is noticed rather than believed:
+ *
+ *     spanlite=1
+ *     cluster=demo
+ *     node=2
+ *     store=8f0c2b61d3a49e57
+ *     throwaway=no
+ *     crc32c=5b1c90aa
+ */
+#include "coordinator/data_dir.h"
+
+#include "base/alloc.h"
+#include "base/buf.h"
+#include "base/codec.h"
+#include "base/rng.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define IDENTITY_BYTES_MAX 4096
+
+static span_status fail_io(struct span_error *err, const char *what, const char *path)
+{
+    int code = errno;
+
+    return span_fail(err, code == ENOSPC ? SPAN_NO_SPACE : SPAN_IO, "cannot %s %s: %s", what, path,
+                     strerror(code));
+}
+
+/* mkdir -p; the parents get the usual mode, the folder itself 0700. */
+static span_status make_dir(const char *path, struct span_error *err)
+{
+    char *copy = span_strdup(path);
+    span_status st = SPAN_OK;
+
+    for (char *p = copy + 1; st == SPAN_OK && *p != '\0'; p++) {
+        if (*p == '/') {
+            *p = '\0';
+            if (mkdir(copy, 0755) != 0 && errno != EEXIST) {
+                st = fail_io(err, "create", copy);
+            }
+            *p = '/';
+        }
+    }
+    if (st == SPAN_OK && mkdir(copy, 0700) != 0 && errno != EEXIST) {
+        st = fail_io(err, "create", path);
+    }
+    span_free(copy);
+    return st;
+}
+
+static void read_lock_holder(int fd, char *pid, size_t size)
+{
+    ssize_t n = pread(fd, pid, size - 1, 0);
+
+    pid[n > 0 ? n : 0] = '\0';
+    pid[strcspn(pid, "\n")] = '\0';
+}
+
+/* The lock is taken before anything is read: two starts at once must not both create. */
+static span_status take_lock(struct data_dir *d, struct span_error *err)
+{
+    char *path = span_asprintf("%s/LOCK", d->path);
+    char pid[32] = "";
+    span_status st = SPAN_OK;
+
+    d->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (d->lock_fd < 0) {
+        st = fail_io(err, "open", path);
+    } else if (flock(d->lock_fd, LOCK_EX | LOCK_NB) != 0) {
+        read_lock_holder(d->lock_fd, pid, sizeof(pid));
+        st = span_fail(err, SPAN_EXISTS, "data folder %s is in use by process %s", d->path,
+                       pid[0] != '\0' ? pid : "(unknown)");
+    } else {
+        int n = snprintf(pid, sizeof(pid), "%ld\n", (long)getpid());
+
+        if (ftruncate(d->lock_fd, 0) != 0 || pwrite(d->lock_fd, pid, (size_t)n, 0) != n) {
+            st = fail_io(err, "write", path);
+        }
+    }
+    span_free(path);
+    return st;
+}
+
+/* Only what we make ourselves before IDENTITY exists may lie in a folder that has none. */
+static span_status require_empty(const char *path, struct span_error *err)
+{
+    DIR *dir = opendir(path);
+    struct dirent *e;
+    span_status st = SPAN_OK;
+
+    if (dir == NULL) {
+        return fail_io(err, "read folder", path);
+    }
+    while (st == SPAN_OK && (e = readdir(dir)) != NULL) {
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 &&
+            strcmp(e->d_name, "LOCK") != 0 && strcmp(e->d_name, "IDENTITY.new") != 0) {
+            st = span_fail(err, SPAN_INVALID,
+                           "%s is not a spanlite data folder: it has no IDENTITY, but holds '%s'",
+                           path, e->d_name);
+        }
+    }
+    closedir(dir);
+    return st;
+}
+
+static span_status sync_path(const char *path, int flags, struct span_error *err)
+{
+    int fd = open(path, flags | O_CLOEXEC);
+    span_status st = SPAN_OK;
+
+    if (fd < 0 || fsync(fd) != 0) {
+        st = fail_io(err, "sync", path);
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    return st;
+}
+
+static span_status write_identity(const struct data_dir *d, const char *path,
+                                  struct span_error *err)
+{
+    char *temporary = span_asprintf("%s.new", path);
+    struct buf text = {0};
+    FILE *f = NULL;
+    span_status st = SPAN_OK;
+
+    buf_printf(&text, "spanlite=%d\ncluster=%s\nnode=%u\nstore=%016llx\nthrowaway=%s\n",
+               DATA_DIR_FORMAT, d->cluster, d->node, (unsigned long long)d->store_id,
+               d->throwaway ? "yes" : "no");
+    buf_printf(&text, "crc32c=%08x\n", crc32c(0, text.data, text.size));
+    f = fopen(temporary, "we");
+    if (f == NULL) {
+        st = fail_io(err, "create", temporary);
+        goto done;
+    }
+    if (fwrite(text.data, 1, text.size, f) != text.size || fflush(f) != 0 ||
+        fdatasync(fileno(f)) != 0) {
+        st = fail_io(err, "write", temporary);
+        fclose(f);
+        goto done;
+    }
+    if (fclose(f) != 0 || rename(temporary, path) != 0) {
+        st = fail_io(err, "write", path);
+        goto done;
+    }
+    st = sync_path(d->path, O_RDONLY | O_DIRECTORY, err);
+done:
+    buf_deinit(&text);
+    span_free(temporary);
+    return st;
+}
+
+/* Value of "key=" at the start of *text, which moves behind its line. NULL when it is another key.
+ */
+static char *take_field(char **text, const char *key)
+{
+    size_t n = strlen(key);
+    char *value = *text;
+    char *end = strchr(value, '\n');
+
+    if (end == NULL || strncmp(value, key, n) != 0 || value[n] != '=') {
+        return NULL;
+    }
+    *end = '\0';
+    *text = end + 1;
+    return value + n + 1;
+}
+
+static span_status parse_identity(struct data_dir *d, const char *path, char *text,
+                                  struct span_error *err)
+{
+    char *crc = strstr(text, "crc32c=");
+    char *format = take_field(&text, "spanlite");
+    char *cluster;
+    char *node;
+    char *store;
+    char *throwaway;
+
+    if (format != NULL && strtol(format, NULL, 10) > DATA_DIR_FORMAT) {
+        return span_fail(err, SPAN_INVALID,
+                         "%s was written by a newer spanlite (format %s, this one reads up to %d)",
+                         path, format, DATA_DIR_FORMAT);
+    }
+    cluster = format != NULL ? take_field(&text, "cluster") : NULL;
+    node = cluster != NULL ? take_field(&text, "node") : NULL;
+    store = node != NULL ? take_field(&text, "store") : NULL;
+    throwaway = store != NULL ? take_field(&text, "throwaway") : NULL;
+    if (throwaway == NULL || crc == NULL || text != crc) {
+        return span_fail(err, SPAN_CORRUPT, "%s is damaged: a line is missing", path);
+    }
+    d->cluster = span_strdup(cluster);
+    d->node = (unsigned)strtoul(node, NULL, 10);
+    d->store_id = strtoull(store, NULL, 16);
+    d->throwaway = strcmp(throwaway, "yes") == 0;
+    return SPAN_OK;
+}
+
+static span_status check_crc(const char *path, const char *text, struct span_error *err)
+{
+    const char *crc = strstr(text, "crc32c=");
+
+    if (crc == NULL || strtoul(crc + 7, NULL, 16) != crc32c(0, text, (size_t)(crc - text))) {
+        return span_fail(err, SPAN_CORRUPT, "%s is damaged: its checksum does not match", path);
+    }
+    return SPAN_OK;
+}
+
+/* Reads IDENTITY; NOT_FOUND when there is none. */
+static span_status read_identity(struct data_dir *d, const char *path, struct span_error *err)
+{
+    char text[IDENTITY_BYTES_MAX + 1];
+    ssize_t n;
+    span_status st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+    if (fd < 0 && errno == ENOENT) {
+        return SPAN_NOT_FOUND;
+    }
+    if (fd < 0) {
+        return fail_io(err, "open", path);
+    }
+    n = read(fd, text, sizeof(text) - 1);
+    st = n < 0 ? fail_io(err, "read", path) : SPAN_OK;
+    close(fd);
+    if (st != SPAN_OK) {
+        return st;
+    }
+    text[n] = '\0';
+    st = check_crc(path, text, err);
+    return st == SPAN_OK ? parse_identity(d, path, text, err) : st;
+}
+
+static span_status check_owner(const struct data_dir *d, const char *cluster, unsigned node,
+                               struct span_error *err)
+{
+    if (strcmp(d->cluster, cluster) != 0) {
+        return span_fail(err, SPAN_INVALID, "data folder %s belongs to cluster '%s', not '%s'",
+                         d->path, d->cluster, cluster);
+    }
+    if (d->node != node) {
+        return span_fail(err, SPAN_INVALID, "data folder %s belongs to node %u, not node %u",
+                         d->path, d->node, node);
+    }
+    return SPAN_OK;
+}
+
+static span_status create_identity(struct data_dir *d, const char *identity, const char *cluster,
+                                   unsigned node, bool throwaway, struct span_error *err)
+{
+    span_status st = require_empty(d->path, err);
+
+    if (st != SPAN_OK) {
+        return st;
+    }
+    d->cluster = span_strdup(cluster);
+    d->node = node;
+    d->throwaway = throwaway;
+    d->store_id = rng_os_u64();
+    d->created = true;
+    return write_identity(d, identity, err);
+}
+
+span_status data_dir_open(const char *path, const char *cluster, unsigned node, bool throwaway,
+                          struct data_dir *out, struct span_error *err)
+{
+    struct data_dir d = {.path = span_strdup(path), .lock_fd = -1};
+    char *identity = span_asprintf("%s/IDENTITY", path);
+    span_status st = make_dir(path, err);
+
+    if (st == SPAN_OK) {
+        st = take_lock(&d, err);
+    }
+    if (st == SPAN_OK) {
+        st = read_identity(&d, identity, err);
+        if (st == SPAN_NOT_FOUND) {
+            st = create_identity(&d, identity, cluster, node, throwaway, err);
+        } else if (st == SPAN_OK) {
+            st = check_owner(&d, cluster, node, err);
+        }
+    }
+    span_free(identity);
+    if (st != SPAN_OK) {
+        data_dir_close(&d);
+        d = (struct data_dir){.lock_fd = -1};
+    }
+    *out = d;
+    return st;
+}
+
+span_status data_dir_require_throwaway(const struct data_dir *d, const char *flag,
+                                       struct span_error *err)
+{
+    if (d->throwaway) {
+        return SPAN_OK;
+    }
+    return span_fail(err, SPAN_INVALID,
+                     "%s is refused: data folder %s was not created with --throwaway", flag,
+                     d->path);
+}
+
+void data_dir_close(struct data_dir *d)
+{
+    if (d->lock_fd >= 0) {
+        close(d->lock_fd);
+    }
+    span_free(d->path);
+    span_free(d->cluster);
+    *d = (struct data_dir){.lock_fd = -1};
+}

@@ -1,0 +1,248 @@
+/* The commands' side of SQL: connect, run, print. */
+#include "coordinator/sql_client.h"
+
+#include "base/alloc.h"
+#include "coordinator/json.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Type numbers of PostgreSQL's catalog, stable since its beginning. */
+enum {
+    OID_BOOL = 16,
+    OID_INT8 = 20,
+    OID_INT2 = 21,
+    OID_INT4 = 23,
+    OID_FLOAT4 = 700,
+    OID_FLOAT8 = 701
+};
+
+static bool type_is_number(Oid type)
+{
+    return type == OID_INT8 || type == OID_INT2 || type == OID_INT4 || type == OID_FLOAT4 ||
+           type == OID_FLOAT8;
+}
+
+/* libpq's messages end in a newline and may have several lines. */
+static void one_line(char *text)
+{
+    size_t n = strlen(text);
+
+    while (n > 0 && text[n - 1] == '\n') {
+        text[--n] = '\0';
+    }
+    for (char *p = text; *p != '\0'; p++) {
+        if (*p == '\n' || *p == '\t') {
+            *p = ' ';
+        }
+    }
+}
+
+span_status sql_client_connect(const char *url, PGconn **out, struct span_error *err)
+{
+    const char *keys[] = {"dbname", "connect_timeout", "application_name", NULL};
+    const char *values[] = {url != NULL ? url : "", "5", "spanlite", NULL};
+    PGconn *conn;
+
+    /* Keys behind an expanded URL override it; a timeout of its own must win. */
+    if (url != NULL && strstr(url, "connect_timeout") != NULL) {
+        keys[1] = "application_name";
+        values[1] = "spanlite";
+        keys[2] = NULL;
+    }
+    conn = PQconnectdbParams(keys, values, 1);
+    if (PQstatus(conn) != CONNECTION_OK) {
+        char *text = span_strdup(PQerrorMessage(conn));
+        span_status st;
+
+        one_line(text);
+        st = span_fail(err, SPAN_UNAVAILABLE, "no connection%s%s: %s", url != NULL ? " to " : "",
+                       url != NULL ? url : "", text);
+        span_free(text);
+        PQfinish(conn);
+        return st;
+    }
+    *out = conn;
+    return SPAN_OK;
+}
+
+span_status sql_client_exec(PGconn *conn, const char *sql, PGresult **out, struct span_error *err)
+{
+    PGresult *r = PQexec(conn, sql);
+    ExecStatusType status = PQresultStatus(r);
+    const char *primary;
+    const char *state;
+    const char *hint;
+    span_status st;
+
+    if (status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK) {
+        *out = r;
+        return SPAN_OK;
+    }
+    primary = PQresultErrorField(r, PG_DIAG_MESSAGE_PRIMARY);
+    state = PQresultErrorField(r, PG_DIAG_SQLSTATE);
+    hint = PQresultErrorField(r, PG_DIAG_MESSAGE_HINT);
+    if (primary == NULL) {
+        char *text = span_strdup(PQerrorMessage(conn));
+
+        one_line(text);
+        st = span_fail(err, SPAN_UNAVAILABLE, "%s",
+                       text[0] != '\0' ? text : "the connection was lost");
+        span_free(text);
+    } else {
+        st = span_fail(err, SPAN_INVALID, "%s (%s)%s%s", primary,
+                       state != NULL ? state : "no SQLSTATE", hint != NULL ? "; " : "",
+                       hint != NULL ? hint : "");
+    }
+    PQclear(r);
+    return st;
+}
+
+/* ---- printing ---------------------------------------------------------------------------------
+ */
+
+/* Columns on a screen: UTF-8 bytes that begin a character. Wide characters count one; good enough
+ * for names and addresses. */
+static size_t display_width(const char *s)
+{
+    size_t n = 0;
+
+    for (; *s != '\0'; s++) {
+        n += ((unsigned char)*s & 0xc0) != 0x80;
+    }
+    return n;
+}
+
+static const char *cell(const PGresult *r, int row, int column)
+{
+    return PQgetisnull(r, row, column) ? "-" : PQgetvalue(r, row, column);
+}
+
+static void append_padded(struct buf *out, const char *text, size_t width, bool right, bool last)
+{
+    size_t n = display_width(text);
+    int pad = n < width ? (int)(width - n) : 0;
+
+    if (right) {
+        buf_printf(out, "%*s%s", pad, "", text);
+    } else if (last) {
+        buf_append_str(out, text);
+    } else {
+        buf_printf(out, "%s%*s", text, pad, "");
+    }
+    buf_append_str(out, last ? "\n" : "  ");
+}
+
+void sql_client_table(const PGresult *r, struct buf *out)
+{
+    int rows = PQntuples(r);
+    int columns = PQnfields(r);
+    size_t *widths;
+
+    if (columns == 0) {
+        buf_printf(out, "%s\n", PQcmdStatus((PGresult *)(uintptr_t)r));
+        return;
+    }
+    widths = span_calloc((size_t)columns, sizeof(widths[0]));
+    for (int c = 0; c < columns; c++) {
+        widths[c] = display_width(PQfname(r, c));
+        for (int i = 0; i < rows; i++) {
+            size_t n = display_width(cell(r, i, c));
+
+            widths[c] = n > widths[c] ? n : widths[c];
+        }
+    }
+    for (int c = 0; c < columns; c++) {
+        append_padded(out, PQfname(r, c), widths[c], type_is_number(PQftype(r, c)),
+                      c + 1 == columns);
+    }
+    for (int c = 0; c < columns; c++) {
+        for (size_t k = 0; k < widths[c]; k++) {
+            buf_append_str(out, "-");
+        }
+        buf_append_str(out, c + 1 == columns ? "\n" : "  ");
+    }
+    for (int i = 0; i < rows; i++) {
+        for (int c = 0; c < columns; c++) {
+            append_padded(out, cell(r, i, c), widths[c], type_is_number(PQftype(r, c)),
+                          c + 1 == columns);
+        }
+    }
+    span_free(widths);
+}
+
+/* A number as JSON allows it: no NaN, no Infinity, nothing else than digits, sign, point, exponent.
+ */
+static bool is_json_number(const char *s)
+{
+    return *s != '\0' && strspn(s, "0123456789+-.eE") == strlen(s) && *s != '+' && *s != '.';
+}
+
+static void append_json_value(const PGresult *r, int row, int column, struct buf *out)
+{
+    Oid type = PQftype(r, column);
+    const char *text = PQgetvalue(r, row, column);
+
+    if (PQgetisnull(r, row, column)) {
+        buf_append_str(out, "null");
+    } else if (type == OID_BOOL) {
+        buf_append_str(out, text[0] == 't' || text[0] == '1' ? "true" : "false");
+    } else if (type_is_number(type) && is_json_number(text)) {
+        buf_append_str(out, text);
+    } else {
+        json_append_string(out, slice_str(text));
+    }
+}
+
+void sql_client_json(const PGresult *r, struct buf *out)
+{
+    int rows = PQntuples(r);
+    int columns = PQnfields(r);
+
+    if (columns == 0) {
+        buf_append_str(out, "{\"status\": ");
+        json_append_string(out, slice_str(PQcmdStatus((PGresult *)(uintptr_t)r)));
+        buf_append_str(out, "}\n");
+        return;
+    }
+    buf_append_str(out, "[");
+    for (int i = 0; i < rows; i++) {
+        buf_append_str(out, i == 0 ? "\n  {" : ",\n  {");
+        for (int c = 0; c < columns; c++) {
+            buf_append_str(out, c == 0 ? "" : ", ");
+            json_append_string(out, slice_str(PQfname(r, c)));
+            buf_append_str(out, ": ");
+            append_json_value(r, i, c, out);
+        }
+        buf_append_str(out, "}");
+    }
+    buf_append_str(out, rows > 0 ? "\n]\n" : "]\n");
+}
+
+int sql_client_run(const char *verb, struct config *c, const char *sql)
+{
+    PGconn *conn = NULL;
+    PGresult *r = NULL;
+    struct buf out = {0};
+    struct span_error err;
+
+    if (config_parse_env(c, environ, &err) != SPAN_OK ||
+        sql_client_connect(config_text(c, "url"), &conn, &err) != SPAN_OK) {
+        return command_fail(verb, COMMAND_USAGE, &err);
+    }
+    if (sql_client_exec(conn, sql, &r, &err) != SPAN_OK) {
+        PQfinish(conn);
+        return command_fail(verb, COMMAND_FAILED, &err);
+    }
+    if (config_bool(c, "json")) {
+        sql_client_json(r, &out);
+    } else {
+        sql_client_table(r, &out);
+    }
+    fputs(buf_cstr(&out), stdout);
+    buf_deinit(&out);
+    PQclear(r);
+    PQfinish(conn);
+    return COMMAND_OK;
+}
