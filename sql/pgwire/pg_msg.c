@@ -53,7 +53,10 @@ static uint8_t read_u8(struct reader *r)
 static uint16_t read_u16(struct reader *r)
 {
     struct slice s = read_raw(r, 2);
-    return r->bad ? (uint16_t)0 : (uint16_t)(s.data[0] << 8 | s.data[1]);
+    if (r->bad) {
+        return 0;
+    }
+    return (uint16_t)(s.data[0] << 8 | s.data[1]);
 }
 
 static uint32_t read_u32(struct reader *r)
