@@ -35,10 +35,9 @@ void timer_close(struct timer *t);
  * timer_cancel returns. */
 void timer_at(struct timer *t, struct timer_node *n, uint64_t at_ns, timer_fn *fn);
 
-/* Any thread. Disarms n and waits for a callback of n that is running, so that n may be freed after
- * it (from a callback it does not wait: a callback that cancels its own node just disarms it). True
- * if the node was armed. Do not call it holding a lock that n's callback takes. A callback that
- * re-arms its own node must be stopped by a flag of the caller's first. */
+/* Any thread. Disarms n and waits for a callback of n that is running; after it n is disarmed, even
+ * if that callback re-armed it, and may be freed. From a callback it only disarms. True if the node
+ * was armed. Do not call it holding a lock that n's callback takes. */
 bool timer_cancel(struct timer *t, struct timer_node *n);
 
 /* CLOCK_MONOTONIC now, ns. */
