@@ -70,6 +70,7 @@ void hist_merge(struct hist *into, const struct hist *from)
 
 uint64_t hist_quantile(const struct hist *h, double q)
 {
+    double exact = 0;
     uint64_t rank = 0;
     uint64_t below = 0;
 
@@ -82,9 +83,12 @@ uint64_t hist_quantile(const struct hist *h, double q)
     if (q >= 1) {
         return h->max;
     }
-    rank = (uint64_t)(q * (double)h->count);
-    if ((double)rank < q * (double)h->count) {
-        rank++; /* the smallest value with at least a share q of all at or below it */
+    /* The smallest value with at least a share q of all at or below it; 0.56 * 5000 is 2800 and a
+     * rounding error, which must not make it the 2801st. */
+    exact = q * (double)h->count;
+    rank = (uint64_t)exact;
+    if (exact - (double)rank > 1e-9 * (double)h->count || rank == 0) {
+        rank++;
     }
     for (size_t i = 0; i < HIST_BUCKETS; i++) {
         below += h->buckets[i];
