@@ -47,9 +47,12 @@ int command_fail(const char *verb, enum command_exit code, const struct span_err
 int command_fail_verb(const char *verb, const char *word, const char *const *words, size_t count);
 
 /* The commands that live in coordinator/. */
-int cmd_demo_main(int argc, char **argv);
 int cmd_start_main(int argc, char **argv);
 int cmd_node_main(int argc, char **argv);
 int cmd_range_main(int argc, char **argv);
+/* The demo ends in the SQL shell and begins with the bank workload, both clients that coordinator/
+ * may not include: main.c hands them in. */
+int cmd_demo_run(int argc, char **argv, int (*shell)(int argc, char **argv),
+                 int (*workload)(int argc, char **argv));
 
 #endif
