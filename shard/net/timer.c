@@ -144,6 +144,10 @@ void timer_at(struct timer *t, struct timer_node *n, uint64_t at_ns, timer_fn *f
         at_ns = 1; /* 0 would disarm the timerfd */
     }
     (void)pthread_mutex_lock(&t->lock);
+    if (n->canceling) {
+        (void)pthread_mutex_unlock(&t->lock);
+        return;
+    }
     n->fn = fn;
     heap_insert(&t->heap, &n->heap, at_ns);
     if (t->set_ns == 0 || at_ns < t->set_ns) {
@@ -157,12 +161,12 @@ bool timer_cancel(struct timer *t, struct timer_node *n)
     (void)pthread_mutex_lock(&t->lock);
     bool armed = heap_node_in(&n->heap);
     heap_remove(&t->heap, &n->heap);
-    if (!pthread_equal(pthread_self(), t->thread)) {
+    if (t->running == n && !pthread_equal(pthread_self(), t->thread)) {
+        n->canceling = true; /* or a callback that re-arms itself for now would run for ever */
         while (t->running == n) {
             (void)pthread_cond_wait(&t->finished, &t->lock);
         }
-        /* The callback may have re-armed its node before it returned. */
-        heap_remove(&t->heap, &n->heap);
+        n->canceling = false;
     }
     (void)pthread_mutex_unlock(&t->lock);
     return armed;

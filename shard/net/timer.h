@@ -22,6 +22,7 @@ typedef void timer_fn(struct timer_node *n);
 struct timer_node {
     struct heap_node heap; /* key: CLOCK_MONOTONIC deadline in ns */
     timer_fn *fn;
+    bool canceling; /* a timer_cancel waits: arming is void */
 };
 
 /* Starts the thread. IO when the system gives no timerfd or thread. Owned by the caller. */
