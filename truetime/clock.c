@@ -417,10 +417,11 @@ enum clock_state clock_refresh(struct clock *c)
     after = c->health.state;
     memcpy(reason, c->health.reason, sizeof reason);
     pthread_mutex_unlock(&c->lock);
-    if (after > before) {
+    /* Between synced and widened nothing changes for anybody: not worth a line. */
+    if (after > before && after > CLOCK_WIDENED) {
         SPAN_LOG(WARN, "clock got worse", "state=%s before=%s reason=%s", clock_state_name(after),
                  clock_state_name(before), reason);
-    } else if (after < before) {
+    } else if (after < before && before > CLOCK_WIDENED) {
         SPAN_LOG(INFO, "clock got better", "state=%s before=%s reason=%s", clock_state_name(after),
                  clock_state_name(before), reason);
     }

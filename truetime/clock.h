@@ -76,7 +76,7 @@ void clock_now(struct clock *c, struct tt_now *out);
 struct tt_ts clock_true_now(struct clock *c);
 
 /* Looks at the kernel's error bound, at steps, at evidence from peers, and steps the state. About
- * once a second. Any thread. Logs changes of state. Returns the state. */
+ * once a second. Any thread. Logs changes to and from the two bad states. Returns the state. */
 enum clock_state clock_refresh(struct clock *c);
 
 /* Raised at once, lowered when the old bound has passed (2 x old epsilon later; nobody needs to
