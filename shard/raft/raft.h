@@ -144,7 +144,8 @@ enum raft_event_type {
     RAFT_EV_CAMPAIGN,           /* campaign */
     RAFT_EV_SNAPSHOT_SENT,      /* from (the peer), index: it has installed a snapshot at index */
     RAFT_EV_SNAPSHOT_FAILED,    /* from (the peer) */
-    RAFT_EV_SNAPSHOT_INSTALLED, /* installed: this replica's state is now the snapshot's */
+    RAFT_EV_SNAPSHOT_INSTALLED, /* installed: the engine's state is now the snapshot's, durably (H5)
+                                 */
     RAFT_EV_APPLIED,            /* index: the engine has applied this much */
     RAFT_EV_PEER_LOST,          /* from: its link broke; shortens no promise */
 };
@@ -208,7 +209,7 @@ struct raft_update {
     /* entry_count > 0: entries from entries[0].index on replace everything from that index on. */
     const struct raft_entry *entries;
     size_t entry_count;
-    /* A snapshot was installed whose index is not in the log with its term: all entries were
+    /* SNAPSHOT_INSTALLED: the snapshot's index is not in the log with its term: all entries were
      * dropped, the log begins behind the snapshot's index. When false after SNAPSHOT_INSTALLED the
      * entries above the index stay. */
     bool log_dropped;
@@ -253,9 +254,10 @@ span_status raft_new(const struct raft_config *config, struct raft **out,
                      struct span_error *err) SPAN_CHECKED;
 void raft_free(struct raft *r); /* NULL is ignored */
 
-/* One event. Errors leave the replica as it was, with an update that is empty but for the deadline:
- *   NOT_LEADER   PROPOSE or TRANSFER at a replica that does not lead, or has released its lease
- *   WOULD_WAIT   a CONF proposal that must wait: no entry of the own term is committed yet, the
+/* One event. Carry out the update whatever the status: timers run in every step, and a message can
+ * raise the term before it turns out wrong. A refused PROPOSE, TRANSFER or CAMPAIGN had no effect
+ * of its own. NOT_LEADER   PROPOSE or TRANSFER at a replica that does not lead, or has released its
+ * lease WOULD_WAIT   a CONF proposal that must wait: no entry of the own term is committed yet, the
  * change before it is not, or the floor would not stay below the lease end (rule B4) OVERLOADED
  * PROPOSE beyond RAFT_UNCOMMITTED_BYTES_MAX TOO_LARGE    an entry beyond LIMIT_ENTRY_BYTES INVALID
  * the event cannot be meant: a CONF proposal more than one voter away or without the leader itself
@@ -301,8 +303,8 @@ uint32_t raft_voted_for(const struct raft *r);
 uint32_t raft_leader(const struct raft *r); /* node, 0: not known */
 enum raft_role raft_role(const struct raft *r);
 const char *raft_role_name(enum raft_role role);
-size_t raft_log_bytes(const struct raft *r); /* payload bytes in memory, for compaction */
-size_t raft_uncommitted_bytes(const struct raft *r);
+size_t raft_log_bytes(const struct raft *r);         /* payload bytes in memory, for compaction */
+size_t raft_uncommitted_bytes(const struct raft *r); /* 0 when not leading */
 /* The configuration in force (the newest in the log) and the newest committed one. */
 const struct raft_conf *raft_conf(const struct raft *r, raft_index *conf_index);
 const struct raft_conf *raft_committed_conf(const struct raft *r, raft_index *conf_index);

@@ -43,6 +43,11 @@ size_t raft_conf_distance(const struct raft_conf *a, const struct raft_conf *b);
  * first). Counted from the first voter when the leader is not known or no voter. */
 size_t raft_conf_rank(const struct raft_conf *c, uint32_t node, uint32_t leader);
 
+/* The greatest value that a majority of the voters reaches (match indexes, promised lease ends,
+ * times of the last answer); 0 without voters. */
+uint64_t raft_conf_quorum_value(const struct raft_conf *c,
+                                uint64_t (*value)(const void *ctx, uint32_t node), const void *ctx);
+
 /* The payload of a RAFT_ENTRY_CONF, versioned. Decoding checks everything (PROTOCOL). */
 void raft_conf_encode(struct buf *b, const struct raft_conf *c);
 span_status raft_conf_decode(struct slice s, struct raft_conf *out) SPAN_CHECKED;
