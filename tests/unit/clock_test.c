@@ -390,6 +390,38 @@ Test(clock, a_round_trip_shows_that_we_are_fast)
     fixture_free(f);
 }
 
+Test(clock, a_message_takes_back_only_what_a_message_showed)
+{
+    struct fixture *f = fixture_new(CLOCK_SOURCE_EMULATED);
+    const struct tt_now now = now_of(f);
+    const struct tt_interval slow = around(real_of(f) - 10 * MS_NS, MS_NS);
+    const struct tt_interval fast = around(real_of(f) + 10 * MS_NS, MS_NS);
+    struct clock_info info;
+
+    cr_assert(!clock_note_round_trip(f->clock, 1, &now.tt, &slow, &now));
+    cr_assert(!clock_note_message(f->clock, 1, &fast, &now));
+    cr_assert(clock_note_message(f->clock, 1, &now.tt, &now));
+    clock_info_get(f->clock, &info);
+    cr_assert_eq(info.conflicts, 1, "what the round trip showed stands");
+    cr_assert(clock_note_round_trip(f->clock, 1, &now.tt, &now.tt, &now));
+    clock_info_get(f->clock, &info);
+    cr_assert_eq(info.conflicts, 0);
+    fixture_free(f);
+}
+
+Test(clock, a_step_forward_does_not_make_an_old_bound_pass)
+{
+    struct fixture *f = fixture_new(CLOCK_SOURCE_EMULATED);
+    struct clock_info info;
+
+    cr_assert_eq(clock_set_epsilon(f->clock, MS_NS / 2, NULL), SPAN_OK);
+    f->hand.line_ns += (int64_t)SEC_NS;
+    cr_assert_eq(clock_refresh(f->clock), CLOCK_FENCED);
+    clock_info_get(f->clock, &info);
+    cr_assert_eq(info.epsilon_ns, MS_NS);
+    fixture_free(f);
+}
+
 Test(clock, evidence_of_silent_peers_runs_out)
 {
     struct fixture *f = fixture_new(CLOCK_SOURCE_EMULATED);
