@@ -442,7 +442,7 @@ static void print_tour(const struct demo *d, const struct config *c)
             "  COMMIT;\n"
             "  SHOW CLOCKS;                      the interval in which true time lies, per "
             "node\n\n",
-            accounts, accounts - 1);
+            accounts, accounts);
     }
     puts("\\? lists the shell's own commands, \\q ends the demo.\n");
     fflush(stdout);
