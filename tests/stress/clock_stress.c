@@ -1,6 +1,7 @@
 /* A node's clock under threads, for ThreadSanitizer (Criterion does not run under it): readers
  * against writers of every setting. Checks what tests/unit/clock_test.c checks: true time inside
- * the interval, earliest never backward. Exits 0 if all held. Usage: clock_stress [changes] [seed]
+ * the interval, earliest never backward; and that a reading never uses half of a setting. Exits 0
+ * if all held. Usage: clock_stress [changes] [seed]
  */
 #include "base/limits.h"
 #include "base/log.h"
@@ -48,6 +49,59 @@ static void *read_all_the_time(void *arg)
     }
     atomic_fetch_add(&reads, n);
     return NULL;
+}
+
+/* The two values of a fixed clock are always set so far apart: half of one setting and half of
+ * another would show. */
+#define FIXED_APART_NS 1000000000000ULL
+
+static void *read_fixed_pairs(void *arg)
+{
+    struct clock *fixed = arg;
+
+    while (!atomic_load(&stop)) {
+        struct tt_now now;
+
+        clock_now(fixed, &now);
+        if (now.tt.latest.ns - now.mono_ns != FIXED_APART_NS + EPSILON_NS_MAX) {
+            atomic_fetch_add(&failures, 1);
+        }
+    }
+    return NULL;
+}
+
+static int check_whole_settings(unsigned long changes)
+{
+    struct clock_options o;
+    struct clock *fixed = NULL;
+    pthread_t threads[READERS];
+
+    clock_options_init(&o);
+    o.source = CLOCK_SOURCE_FIXED;
+    o.epsilon_ns = EPSILON_NS_MAX;
+    if (clock_new(&o, &fixed, NULL) != SPAN_OK ||
+        clock_fixed_set(fixed, FIXED_APART_NS + 1, 1) != SPAN_OK) {
+        return 2;
+    }
+    atomic_store(&stop, false);
+    for (int i = 0; i < READERS; i++) {
+        if (pthread_create(&threads[i], NULL, read_fixed_pairs, fixed) != 0) {
+            return 2;
+        }
+    }
+    /* One ns a time: a late reading stays inside epsilon, so that earliest's maximum moves nothing.
+     */
+    for (unsigned long t = 2; t < changes && atomic_load(&failures) == 0; t++) {
+        if (clock_fixed_set(fixed, FIXED_APART_NS + t, t) != SPAN_OK) {
+            return 2;
+        }
+    }
+    atomic_store(&stop, true);
+    for (int i = 0; i < READERS; i++) {
+        (void)pthread_join(threads[i], NULL);
+    }
+    clock_free(fixed);
+    return 0;
 }
 
 static void change_one_thing(struct rng *r)
@@ -107,6 +161,9 @@ int main(int argc, char **argv)
         (void)pthread_join(threads[i], NULL);
     }
     clock_free(shared_clock);
+    if (check_whole_settings(changes) != 0) {
+        return 2;
+    }
     printf("%lu changes, %llu reads, %u failures\n", changes, (unsigned long long)reads,
            atomic_load(&failures));
     return atomic_load(&failures) ? 1 : 0;
