@@ -57,8 +57,8 @@ span_status sql_client_connect(const char *url, PGconn **out, struct span_error 
         span_status st;
 
         one_line(text);
-        st = span_fail(err, SPAN_UNAVAILABLE, "no connection%s%s: %s", url != NULL ? " to " : "",
-                       url != NULL ? url : "", text);
+        /* Not the URL, which may hold a password; libpq names host and port. */
+        st = span_fail(err, SPAN_UNAVAILABLE, "no connection: %s", text);
         span_free(text);
         PQfinish(conn);
         return st;

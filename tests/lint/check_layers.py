@@ -2,7 +2,7 @@
 """Checks the layout of the house (STYLE: layers, cores without I/O, folders, sizes).
 
   tests/lint/check_layers.py                 include directions, include bans, READMEs, file sizes
-  tests/lint/check_layers.py --nm BUILD      also: what the core libraries of a build call
+  tests/lint/check_layers.py --nm BUILD      instead: what the core libraries of a build call
   tests/lint/check_layers.py --self-test     plants violations and expects each to be found
 
 Prints file:line: message for each violation; the exit status is 1 when there is one, 2 on wrong usage.
@@ -283,9 +283,7 @@ def main():
     if args.self_test:
         return self_test()
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    problems = check_tree(root)
-    if args.nm:
-        problems += check_symbols(args.nm)
+    problems = check_symbols(args.nm) if args.nm else check_tree(root)
     for p in sorted(problems):
         print(p)
     if problems:
