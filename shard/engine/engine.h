@@ -57,6 +57,10 @@ void engine_close(struct engine *e);
 /* engine_close, then removes the files. */
 SPAN_CHECKED span_status engine_destroy(struct engine *e, struct span_error *err);
 
+/* What the last call that failed with CORRUPT, IO, NO_SPACE or UNSUPPORTED found, for the operator
+ * (it is logged as well); for calls without an err parameter. */
+const struct span_error *engine_error(const struct engine *e);
+
 /* ---- files (any thread) -----------------------------------------------------------------------
  */
 
