@@ -145,6 +145,9 @@ SPAN_CHECKED span_status cmd_decode_resolved(struct slice in, struct arena *a, s
 SPAN_CHECKED span_status cmd_decode_maintain(struct slice in, struct cmd_maintain *c);
 SPAN_CHECKED span_status cmd_decode_split(struct slice in, struct cmd_split *c);
 
+/* The timestamp of a CMD_COMMIT1, CMD_PREPARE or CMD_DECISION without decoding the rest; none when malformed or an abort. */
+struct tt_ts cmd_peek_ts(uint8_t type, struct slice in);
+
 void enc_txn_id(struct buf *b, const struct txn_id *id);
 struct txn_id dec_txn_id(struct cursor *c);
 /* "<hex begin>-<node>-<hex seq>" and back. */

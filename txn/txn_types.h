@@ -58,4 +58,18 @@ struct txn_write {
     bool tombstone;
 };
 
+/* Range-local key under which a range holds the schema version in force for a table (rule E2): value u64, little-endian; absent or 0:
+ * the table is not there. A DDL transaction writes it in every range that covers the table; every other one locks it S. */
+#define SCHEMA_KEY_BYTES 6
+
+static inline struct slice schema_key(uint8_t out[SCHEMA_KEY_BYTES], uint32_t table_id)
+{
+    out[0] = 0;
+    out[1] = 's';
+    for (int i = 0; i < 4; i++) {
+        out[2 + i] = (uint8_t)(table_id >> (8 * i));
+    }
+    return slice_of(out, SCHEMA_KEY_BYTES);
+}
+
 #endif
