@@ -112,6 +112,7 @@ struct wal_batch {
     struct wal_batch_op *ops;
     size_t op_count;
     size_t op_cap;
+    uint32_t record_count;
     size_t sticky_bytes;
     bool too_large; /* an add was over a limit: submit refuses the batch */
 };
