@@ -3,8 +3,8 @@
 #ifndef SPAN_DEPLOY_WORKLOAD_WORKLOAD_H
 #define SPAN_DEPLOY_WORKLOAD_WORKLOAD_H
 
-/* argv[0] is the verb ("workload"). Exit codes: 0 done and every check held, 1 a check or a statement
- * failed, 2 wrong usage or no connection. */
+/* argv[0] is the verb ("workload"). Exit codes: 0 done and every check held, 1 a check or a
+ * statement failed, 2 wrong usage or no connection. */
 int workload_main(int argc, char **argv);
 
 #endif
