@@ -8,8 +8,9 @@
 typedef uint32_t node_id;  /* 1 .. LIMIT_PEERS; 0: none */
 typedef uint64_t range_id; /* 1: system range; 0: none */
 
-/* Identifies a transaction for ever. begin is the gateway's `latest` at BEGIN (rule C3: the id carries its begin
- * timestamp); node and seq make it unique (seq starts at random when a gateway starts). */
+/* Identifies a transaction for ever. begin is the gateway's `latest` at BEGIN (rule C3: the id
+ * carries its begin timestamp); node and seq make it unique (seq starts at random when a gateway
+ * starts). */
 struct txn_id {
     uint64_t begin_ns;
     uint32_t node;
@@ -50,16 +51,17 @@ enum lock_mode {
     LOCK_EXCLUSIVE = 2,
 };
 
-/* A buffered write. Keys whose first byte is 0x00 are range-local (schema versions): they belong to whichever
- * range the request names. */
+/* A buffered write. Keys whose first byte is 0x00 are range-local (schema versions): they belong to
+ * whichever range the request names. */
 struct txn_write {
     struct slice key;
     struct slice value; /* ignored for a tombstone */
     bool tombstone;
 };
 
-/* Range-local key under which a range holds the schema version in force for a table (rule E2): value u64, little-endian; absent or 0:
- * the table is not there. A DDL transaction writes it in every range that covers the table; every other one locks it S. */
+/* Range-local key under which a range holds the schema version in force for a table (rule E2):
+ * value u64, little-endian; absent or 0: the table is not there. A DDL transaction writes it in
+ * every range that covers the table; every other one locks it S. */
 #define SCHEMA_KEY_BYTES 6
 
 static inline struct slice schema_key(uint8_t out[SCHEMA_KEY_BYTES], uint32_t table_id)

@@ -1,5 +1,6 @@
-/* Open addressing with linear probing over 24-byte records; removal by backward shift, so that no tombstones pile up under a
- * constant stream of additions and expiries. Blocks hold the ids in order of addition. */
+/* Open addressing with linear probing over 24-byte records; removal by backward shift, so that no
+ * tombstones pile up under a constant stream of additions and expiries. Blocks hold the ids in
+ * order of addition. */
 #include "shard/range/outcome_table.h"
 
 #include "base/alloc.h"
@@ -27,7 +28,8 @@ struct outcome_table {
 
 static size_t slot_of(const struct outcome_table *t, const struct txn_id *id)
 {
-    uint64_t h = span_mix64(id->begin_ns ^ ((uint64_t)id->node << 32 | id->seq) * 0x9e3779b97f4a7c15ULL);
+    uint64_t h =
+        span_mix64(id->begin_ns ^ ((uint64_t)id->node << 32 | id->seq) * 0x9e3779b97f4a7c15ULL);
     return (size_t)h & (t->cap - 1);
 }
 
@@ -128,7 +130,8 @@ static void remove_slot(struct outcome_table *t, const struct txn_id *txn)
         return;
     }
     size_t hole = (size_t)(o - t->slots);
-    for (size_t i = (hole + 1) & (t->cap - 1); !txn_id_is_none(&t->slots[i].txn); i = (i + 1) & (t->cap - 1)) {
+    for (size_t i = (hole + 1) & (t->cap - 1); !txn_id_is_none(&t->slots[i].txn);
+         i = (i + 1) & (t->cap - 1)) {
         size_t home = slot_of(t, &t->slots[i].txn);
         /* move back unless its home lies strictly between the hole and i */
         if (((i - home) & (t->cap - 1)) >= ((i - hole) & (t->cap - 1))) {
@@ -219,7 +222,8 @@ span_status outcome_table_load(struct outcome_table *t, uint64_t number, struct 
     return cursor_done(&c) ? SPAN_OK : SPAN_PROTOCOL;
 }
 
-void outcome_table_expire(struct outcome_table *t, struct tt_ts w, void (*gone)(void *ctx, uint64_t number), void *ctx)
+void outcome_table_expire(struct outcome_table *t, struct tt_ts w,
+                          void (*gone)(void *ctx, uint64_t number), void *ctx)
 {
     struct block **at = &t->first;
     while (*at != t->open) {
@@ -237,7 +241,8 @@ void outcome_table_expire(struct outcome_table *t, struct tt_ts w, void (*gone)(
     }
 }
 
-void outcome_table_each(const struct outcome_table *t, void (*fn)(void *ctx, const struct outcome *o), void *ctx)
+void outcome_table_each(const struct outcome_table *t,
+                        void (*fn)(void *ctx, const struct outcome *o), void *ctx)
 {
     for (const struct block *b = t->first; b != NULL; b = b->next) {
         for (size_t i = 0; i < b->count; i++) {

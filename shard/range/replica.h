@@ -1,17 +1,20 @@
-/* One replica: Raft, lock table, two-phase-commit roles, safe time and engine as one deterministic machine. Private to
- * shard/range: store.c creates replicas and feeds them, the replica_*.c files are its parts.
+/* One replica: Raft, lock table, two-phase-commit roles, safe time and engine as one deterministic
+ * machine. Private to shard/range: store.c creates replicas and feeds them, the replica_*.c files
+ * are its parts.
  *
- *   requests ---> replica_request.c   checks (leader, lease, bounds, schema, term), dispatch, parking
+ *   requests ---> replica_request.c   checks (leader, lease, bounds, schema, term), dispatch,
+ * parking
  *                   |-> replica_read.c     reads with locks / at a timestamp / on a follower
- *                   `-> replica_txn.c      one-range commit, coordinator, participant, validate, status
- *   2PC messages -> replica_2pc.c     votes, outcomes, queries, wounds
- *   Raft messages, heartbeats, PERSISTED -> replica.c -> raft_step -> committed entries
+ *                   `-> replica_txn.c      one-range commit, coordinator, participant, validate,
+ * status 2PC messages -> replica_2pc.c     votes, outcomes, queries, wounds Raft messages,
+ * heartbeats, PERSISTED -> replica.c -> raft_step -> committed entries
  *                                           `-> replica_apply.c -> engine, outcomes, answers
  *   split                              range_split.c
  *
- * Invariants: a timestamp is chosen in the step that proposes its record and lies above the floor, above what the transaction
- * has seen, and below the lease end (A1, A2, A4); a transaction has one record in flight at most; a prepared transaction's locks
- * are held on whoever leads; nothing is answered before its record is committed and applied. */
+ * Invariants: a timestamp is chosen in the step that proposes its record and lies above the floor,
+ * above what the transaction has seen, and below the lease end (A1, A2, A4); a transaction has one
+ * record in flight at most; a prepared transaction's locks are held on whoever leads; nothing is
+ * answered before its record is committed and applied. */
 #ifndef SPAN_SHARD_RANGE_REPLICA_H
 #define SPAN_SHARD_RANGE_REPLICA_H
 
@@ -24,8 +27,8 @@
 #include "shard/range/store.h"
 #include "txn/lock_table.h"
 
-/* What a transaction is doing at this replica. Prepared and decided ones are replicated state and exist on followers too; the
- * others live and die with the leadership. */
+/* What a transaction is doing at this replica. Prepared and decided ones are replicated state and
+ * exist on followers too; the others live and die with the leadership. */
 enum rtxn_state {
     RTXN_HOLDING,      /* has or wants locks, nothing proposed */
     RTXN_COMMITTING,   /* CMD_COMMIT1 proposed at ts */
@@ -46,22 +49,29 @@ struct rparticipant {
     struct tt_ts prepare_ts;
 };
 
+struct rvote_early {
+    struct buf participant;
+    bool yes;
+    struct tt_ts prepare_ts;
+    uint16_t status;
+};
+
 struct rtxn {
     struct lock_owner owner; /* txn id and age */
     enum rtxn_state state;
-    struct list in_state;    /* replica->flight while a record of it is chosen and not applied */
-    struct list parked;      /* struct rparked waiting for its locks */
+    struct list in_state; /* replica->flight while a record of it is chosen and not applied */
+    struct list parked;   /* struct rparked waiting for its locks */
     node_id gateway;
     uint64_t incarnation;
-    uint64_t heard_ns;       /* last request or keepalive, monotonic */
-    struct tt_ts ts;         /* s or p once chosen */
+    uint64_t heard_ns; /* last request or keepalive, monotonic */
+    struct tt_ts ts;   /* s or p once chosen */
     struct tt_ts seen;
-    bool read_here;          /* a read of it was answered: its locks matter (C1) */
+    bool wound_sent; /* MSG_WOUND went to its coordinator */
 
     /* the commit request to answer: COMMITTING, COORDINATING, DECIDING */
     uint64_t request_id;
     uint8_t op;
-    uint64_t deadline_ns;    /* monotonic: of the commit, for the coordinator to give up */
+    uint64_t deadline_ns; /* monotonic: of the commit, for the coordinator to give up */
 
     /* write keys, for reads that must wait for this record (A5): while in flight */
     size_t key_count;
@@ -71,39 +81,46 @@ struct rtxn {
     size_t participant_count;
     struct rparticipant *participants;
     size_t votes_missing;
+    struct rvote_early
+        *early; /* votes that came before the coordinator's own request could go on */
+    size_t early_count;
     struct tt_ts prepare_max;
-    struct buf request;      /* the OP_COORDINATE body, until the decision is proposed */
-    struct buf anchor;       /* own anchor key */
-    struct heap_node timer;  /* COORDINATING: deadline; DECIDED: resend; PREPARED: ask again */
-    uint64_t retry_ns;       /* current interval */
+    struct buf request;     /* the OP_COORDINATE body, until the decision is proposed */
+    struct buf anchor;      /* own anchor key */
+    struct heap_node timer; /* COORDINATING: deadline; DECIDED: resend; PREPARED: ask again;
+                               HOLDING: gateway silent */
+    uint64_t retry_ns;      /* current interval */
+    struct buf asker;       /* DECIDING an abort on a participant's question: its anchor */
+    node_id asker_node;
 
     /* participant */
     struct buf coordinator;
     node_id coordinator_node;
-    struct buf record;       /* cmd_prepare as applied: PREPARED, FINISHING */
+    struct buf record; /* cmd_prepare as applied: PREPARED, FINISHING */
 };
 
 /* Why a request is parked and by what it is taken up again. */
 enum rpark {
-    RPARK_LOCKS,   /* rtxn->parked, when all wanted locks are granted */
-    RPARK_FLIGHT,  /* replica->wait_flight, when a record in flight was applied or dropped */
-    RPARK_LEASE,   /* replica->wait_lease, when the lease end moved or the leader began to serve */
-    RPARK_SAFE,    /* replica->wait_safe, when the follower's safe time moved */
+    RPARK_LOCKS,  /* rtxn->parked, when all wanted locks are granted */
+    RPARK_FLIGHT, /* replica->wait_flight, when a record in flight was applied or dropped */
+    RPARK_LEASE,  /* replica->wait_lease, when the lease end moved or the leader began to serve */
+    RPARK_SAFE,   /* replica->wait_safe, when the follower's safe time moved */
 };
 
 struct rparked {
     struct list node;
     struct heap_node timer; /* deadline, in replica->deadlines */
     enum rpark why;
-    struct rtxn *txn;       /* RPARK_LOCKS */
-    struct buf body;        /* the request, to run again from the start */
+    struct rtxn *txn; /* RPARK_LOCKS */
+    struct buf body;  /* the request, to run again from the start */
     uint64_t deadline_ns;
     node_id gateway;
 };
 
-/* A transaction that ended here in this term without a record: later requests of it are refused (C12). */
+/* A transaction that ended here in this term without a record: later requests of it are refused
+ * (C12). */
 struct rgone {
-    struct list node; /* replica->gone, oldest first */
+    struct list node; /* replica->gone, ends soonest first */
     struct txn_id txn;
     uint64_t until_ns;
     span_status why;
@@ -114,6 +131,8 @@ struct schema_version {
     struct tt_ts since;
 };
 
+struct replica_birth;
+
 struct replica {
     struct store *store;
     range_id id;
@@ -122,7 +141,7 @@ struct replica {
     struct engine *engine;
     struct lock_table *locks;
     struct outcome_table *outcomes;
-    bool broken;             /* a committed entry or the file could not be applied: this replica is out */
+    bool broken; /* a committed entry or the file could not be applied: this replica is out */
 
     /* replicated descriptor */
     struct buf start;
@@ -136,10 +155,10 @@ struct replica {
     struct tt_ts applied_ts; /* newest timestamp applied or learned: part of every floor */
 
     /* leader */
-    bool leading;            /* raft says leader */
-    bool serving;            /* rule B6: own-term entry applied, locks rebuilt */
-    uint64_t open_index;     /* of the own-term entry */
-    bool releasing;          /* handing over or splitting: no new timestamps */
+    bool leading;        /* raft says leader */
+    bool serving;        /* rule B6: own-term entry applied, locks rebuilt */
+    uint64_t open_index; /* of the own-term entry */
+    bool releasing;      /* handing over or splitting: no new timestamps */
     struct tt_ts floor;
     node_id transfer_to;
     uint64_t transfer_deadline_ns;
@@ -149,20 +168,26 @@ struct replica {
     struct tt_ts closed_next;
     uint64_t closed_index;
 
-    struct map64 schema;     /* table id -> struct schema_version *, what is in force here now */
-    struct mapb txns;        /* txn id (16 bytes) -> struct rtxn */
-    struct list flight;      /* rtxns with a chosen timestamp not applied, and prepared ones */
+    struct map64 schema; /* table id -> struct schema_version *, what is in force here now */
+    struct mapb txns;    /* txn id (16 bytes) -> struct rtxn */
+    struct list flight;  /* rtxns with a chosen timestamp not applied, and prepared ones */
     struct mapb gone_by_id;
     struct list gone;
     struct list wait_flight;
     struct list wait_lease;
     struct list wait_safe;
-    struct list *reread;     /* internal */
-    struct heap deadlines;   /* parked requests */
-    struct heap timers;      /* rtxns */
-    struct heap_node wake;   /* in store->wakes, by the next deadline of anything here */
-    struct list dirty;       /* in store->dirty while raft_flush is due */
-    bool rerun_wanted;
+    struct heap deadlines; /* parked requests */
+    struct heap timers;    /* rtxns */
+    struct heap_node wake; /* in store->wakes, by the next deadline of anything here */
+    struct list dirty;     /* in store->dirty while raft_flush is due */
+    struct list touched;   /* in store->touched while replica_settle is due */
+    uint64_t served_since_ns;
+    bool rerun_flight; /* a record in flight ended: wait_flight is to run again */
+    bool rerun_lease;
+    bool rerun_safe;
+    bool rerun_locks;
+    uint64_t raft_deadline_ns;
+    struct tt_ts lease_seen; /* lease end when wait_lease was last run */
 
     /* resolved decisions to report in the next CMD_RESOLVED, and maintenance */
     struct buf resolved;
@@ -175,24 +200,34 @@ struct replica {
     struct buf split_request;
     uint64_t split_deadline_ns;
     bool split_proposed;
+    struct tt_ts stand_release; /* born of a split that this node led: stand at once with this
+                                   release (F1) */
 
     /* flush, snapshots */
     bool flush_wanted;
     bool flushing;
     uint64_t flush_at_ns;
-    struct replica_sending *sending;   /* snapshot streams out, list */
+    struct replica_sending *sending; /* snapshot streams out, list */
     struct replica_receiving *receiving;
 };
 
-#define RTXN_OF_OWNER(o) ((struct rtxn *)(void *)((char *)(o) - offsetof(struct rtxn, owner)))
+#define RTXN_OF_OWNER(o) ((struct rtxn *)(void *)((char *)(o)-offsetof(struct rtxn, owner)))
 
 /* ---- replica.c: life, raft glue ---- */
 struct replica *replica_new(struct store *s, range_id id);
 void replica_free(struct replica *r);
 /* Runs one raft event and everything that follows from it. */
 void replica_raft(struct replica *r, const struct tt_now *now, struct raft_event *ev);
-/* Proposes one command; INVARIANT: leading. Returns its index. */
-uint64_t replica_propose(struct replica *r, const struct tt_now *now, uint8_t type, struct slice payload);
+/* Proposes one command. False: this replica stopped leading (its leader_stop has run). */
+bool replica_propose(struct replica *r, const struct tt_now *now, uint8_t type,
+                     struct slice payload);
+/* Runs what became possible: granted locks, parked requests. Called by the store at the end of an
+ * event, never inside a handler (handlers borrow from the arena that this reuses). */
+void replica_settle(struct replica *r, const struct tt_now *now);
+/* One line of a peer's heartbeat. */
+void replica_heartbeat(struct replica *r, const struct tt_now *now, node_id from,
+                       const struct heartbeat *hb, const struct heartbeat_range *line,
+                       struct heartbeat_ack_range *ack);
 void replica_tick(struct replica *r, const struct tt_now *now);
 /* Re-arms r->wake. */
 void replica_schedule(struct replica *r, const struct tt_now *now);
@@ -203,91 +238,163 @@ void replica_break(struct replica *r, const char *what, span_status st);
 bool replica_covers(const struct replica *r, struct slice key);
 bool replica_covers_span(const struct replica *r, const struct span *span);
 void replica_descriptor(const struct replica *r, struct range_descriptor *d);
-uint64_t replica_mono_of(const struct tt_now *now, struct tt_ts t); /* monotonic time at which tt_after(t) should hold */
+uint64_t replica_mono_of(const struct tt_now *now,
+                         struct tt_ts t); /* monotonic time at which tt_after(t) should hold */
 struct tt_ts replica_safe_time(const struct replica *r);
 
 /* Descriptor and values <-> engine meta rows. */
 void replica_meta_descriptor_put(struct replica *r);
 SPAN_CHECKED span_status replica_load_meta(struct replica *r, struct span_error *err);
-SPAN_CHECKED span_status replica_open_engine(struct replica *r, bool create, struct span_error *err);
+SPAN_CHECKED span_status replica_open_engine(struct replica *r, bool create,
+                                             struct span_error *err);
+
+struct replica_birth {
+    struct raft_hard_state hard_state;
+    bool fresh;
+    struct tt_ts promised;            /* split: the left side's (F1) */
+    const struct raft_entry *entries; /* of the WAL, ascending */
+    size_t entry_count;
+};
+
+SPAN_CHECKED span_status replica_start_raft(struct replica *r, const struct replica_birth *birth,
+                                            struct span_error *err);
+/* Rule A7: the timestamp by which a follower may refuse an entry. */
+struct tt_ts replica_entry_guard(uint8_t type, struct slice payload);
 void replica_leader_start(struct replica *r, const struct tt_now *now, struct tt_ts vote_floor);
 void replica_leader_stop(struct replica *r, const struct tt_now *now);
+/* Decisions that every participant has applied go from the replicated state. */
+void replica_propose_resolved(struct replica *r, const struct tt_now *now);
 void replica_maybe_flush(struct replica *r, const struct tt_now *now);
 
 /* ---- replica_request.c ---- */
-void replica_request(struct replica *r, const struct tt_now *now, struct slice body, const struct range_request *q);
+void replica_request(struct replica *r, const struct tt_now *now, struct slice body,
+                     const struct range_request *q);
 void replica_respond(struct replica *r, const struct range_request *q, struct range_response *resp);
-void replica_refuse(struct replica *r, const struct range_request *q, span_status st, const char *text);
-void replica_park(struct replica *r, const struct tt_now *now, struct slice body, const struct range_request *q,
-                  enum rpark why, struct rtxn *txn);
+void replica_refuse(struct replica *r, const struct range_request *q, span_status st,
+                    const char *text);
+void replica_park(struct replica *r, const struct tt_now *now, struct slice body,
+                  const struct range_request *q, enum rpark why, struct rtxn *txn);
 void replica_rerun(struct replica *r, const struct tt_now *now, struct list *waiting);
 void replica_wake_granted(struct replica *r, const struct tt_now *now);
 void replica_expire_parked(struct replica *r, const struct tt_now *now);
-SPAN_CHECKED span_status replica_check_schema(struct replica *r, const struct range_request *q, struct tt_ts at);
+SPAN_CHECKED span_status replica_check_schema(struct replica *r, const struct range_request *q,
+                                              struct tt_ts at);
 
 /* ---- replica_txn.c: transactions at the leader ---- */
 struct rtxn *rtxn_find(const struct replica *r, const struct txn_id *txn);
-struct rtxn *rtxn_new(struct replica *r, const struct txn_id *txn, const struct txn_id *age, enum rtxn_state state);
-void rtxn_free(struct replica *r, const struct tt_now *now, struct rtxn *t); /* releases its locks, parked requests get LOCKS_LOST */
+/* May this transaction still do something here: not finished, not dropped, not too old, its locks
+ * of the same term (C1, C3, C12). */
+SPAN_CHECKED span_status replica_admit_txn(struct replica *r, const struct range_request *q);
+/* The transaction of an admitted request, made when it is new here. */
+struct rtxn *rtxn_of_request(struct replica *r, const struct tt_now *now,
+                             const struct range_request *q);
+/* OP_PREPARE that can not be done: the coordinator hears it. */
+void replica_vote_no(struct replica *r, const struct range_request *q, span_status why);
+struct rtxn *rtxn_new(struct replica *r, const struct txn_id *txn, const struct txn_id *age,
+                      enum rtxn_state state);
+void rtxn_free(struct replica *r, const struct tt_now *now,
+               struct rtxn *t); /* releases its locks, parked requests get LOCKS_LOST */
 void rtxn_keys_set(struct rtxn *t, const struct txn_write *writes, size_t n);
 void rtxn_flight(struct replica *r, struct rtxn *t, bool on);
-void rtxn_forget(struct replica *r, const struct tt_now *now, const struct txn_id *txn, span_status why);
+void rtxn_forget(struct replica *r, const struct tt_now *now, const struct txn_id *txn,
+                 span_status why);
 const struct rgone *rtxn_gone(const struct replica *r, const struct txn_id *txn);
 /* Unprepared transaction loses everything here; its gateway is told. */
 void rtxn_wound(struct replica *r, const struct tt_now *now, struct rtxn *t, span_status why);
 bool replica_wound_cb(void *ctx, struct lock_owner *victim, const struct lock_owner *by);
-void replica_op_commit1(struct replica *r, const struct tt_now *now, struct slice body, const struct range_request *q);
-void replica_op_prepare(struct replica *r, const struct tt_now *now, struct slice body, const struct range_request *q);
-void replica_op_coordinate(struct replica *r, const struct tt_now *now, struct slice body, const struct range_request *q);
-void replica_op_validate(struct replica *r, const struct tt_now *now, struct slice body, const struct range_request *q);
+void replica_op_commit1(struct replica *r, const struct tt_now *now, struct slice body,
+                        const struct range_request *q);
+void replica_op_prepare(struct replica *r, const struct tt_now *now, struct slice body,
+                        const struct range_request *q);
+void replica_op_coordinate(struct replica *r, const struct tt_now *now, struct slice body,
+                           const struct range_request *q);
+void replica_op_validate(struct replica *r, const struct tt_now *now, struct slice body,
+                         const struct range_request *q);
 void replica_op_release(struct replica *r, const struct tt_now *now, const struct range_request *q);
 void replica_op_status(struct replica *r, const struct tt_now *now, const struct range_request *q);
-/* A timestamp above the floor, the clock and `above`; none if there is none below the lease end now. */
+/* A timestamp above the floor, the clock and `above`; none if there is none below the lease end
+ * now. */
 struct tt_ts replica_choose_ts(struct replica *r, const struct tt_now *now, struct tt_ts above);
 
 /* ---- replica_read.c ---- */
-void replica_op_read(struct replica *r, const struct tt_now *now, struct slice body, const struct range_request *q);
+void replica_op_read(struct replica *r, const struct tt_now *now, struct slice body,
+                     const struct range_request *q);
 
 /* ---- replica_2pc.c ---- */
 void replica_on_vote(struct replica *r, const struct tt_now *now, const struct txn_vote *m);
 void replica_on_outcome(struct replica *r, const struct tt_now *now, const struct txn_outcome *m);
-void replica_on_outcome_ack(struct replica *r, const struct tt_now *now, const struct txn_outcome_ack *m);
+void replica_on_outcome_ack(struct replica *r, const struct tt_now *now,
+                            const struct txn_outcome_ack *m);
 void replica_on_query(struct replica *r, const struct tt_now *now, const struct txn_query *m);
 void replica_on_wound(struct replica *r, const struct tt_now *now, const struct txn_query *m);
 void replica_send_vote(struct replica *r, struct rtxn *t, bool yes, span_status why);
 void replica_try_decide(struct replica *r, const struct tt_now *now, struct rtxn *t);
-void replica_abort_coordinated(struct replica *r, const struct tt_now *now, struct rtxn *t, span_status why);
-/* Replicates an abort record for a transaction this coordinator knows nothing of. `asker` (may be empty) gets the outcome. */
-void replica_propose_abort(struct replica *r, const struct tt_now *now, const struct txn_id *txn, struct slice anchor,
-                           struct slice asker, node_id asker_node);
+/* Coordinated transactions whose votes are complete and that waited for the lease. */
+void replica_decide_ready(struct replica *r, const struct tt_now *now);
+void replica_abort_coordinated(struct replica *r, const struct tt_now *now, struct rtxn *t,
+                               span_status why);
+/* Replicates an abort record for a transaction this coordinator knows nothing of. `asker` (may be
+ * empty) gets the outcome. */
+void replica_propose_abort(struct replica *r, const struct tt_now *now, const struct txn_id *txn,
+                           struct slice anchor, struct slice asker, node_id asker_node);
 void replica_send_outcomes(struct replica *r, struct rtxn *t, bool all);
 void replica_rtxn_timer(struct replica *r, const struct tt_now *now, struct rtxn *t);
 
 /* ---- replica_apply.c ---- */
-SPAN_CHECKED span_status replica_apply(struct replica *r, const struct tt_now *now, const struct raft_entry *e);
+SPAN_CHECKED span_status replica_apply(struct replica *r, const struct tt_now *now,
+                                       const struct raft_entry *e);
 
 /* ---- range_split.c ---- */
-void replica_op_split(struct replica *r, const struct tt_now *now, struct slice body, const struct range_request *q);
+void replica_op_split(struct replica *r, const struct tt_now *now, struct slice body,
+                      const struct range_request *q);
 void replica_split_step(struct replica *r, const struct tt_now *now);
-SPAN_CHECKED span_status replica_apply_split(struct replica *r, const struct tt_now *now, const struct cmd_split *c,
-                                             uint64_t index);
+SPAN_CHECKED span_status replica_apply_split(struct replica *r, const struct tt_now *now,
+                                             const struct cmd_split *c, uint64_t index);
 
 /* ---- replica_snapshot.c ---- */
 void replica_snapshot_wanted(struct replica *r, const struct tt_now *now, node_id to);
-void replica_on_snapshot(struct replica *r, const struct tt_now *now, node_id from, struct slice bytes);
-void replica_on_snapshot_ack(struct replica *r, const struct tt_now *now, node_id from, struct slice bytes);
-void replica_snapshot_stop(struct replica *r);
+void replica_on_snapshot(struct replica *r, const struct tt_now *now, node_id from,
+                         struct slice bytes);
+void replica_on_snapshot_ack(struct replica *r, const struct tt_now *now, node_id from,
+                             struct slice bytes);
+void replica_snapshot_stop(struct replica *r); /* all streams end */
+void replica_snapshot_install(
+    struct replica *r, const struct tt_now *now); /* a received file is complete: switch to it */
+uint64_t replica_snapshot_floor(const struct replica *r); /* UINT64_MAX: no stream runs */
+/* Position of the log that an installed file stands for. */
+SPAN_CHECKED span_status replica_installed_base(struct replica *r, raft_index *index,
+                                                raft_term *term, raft_index *conf_index,
+                                                struct raft_conf *conf);
+void replica_snapshot_tick(struct replica *r, const struct tt_now *now);
 
 /* ---- services of the store ---- */
-struct buf *store_out(struct store *s, node_id to, enum store_class cls);           /* own node: the local queue */
-struct buf *store_out_persisted(struct store *s, node_id to, enum store_class cls);
+struct buf *store_out(struct store *s, node_id to,
+                      enum store_class cls); /* own node: the local queue */
+void store_wake_at(struct store *s, struct replica *r, uint64_t mono_ns);
 void store_mark_dirty(struct store *s, struct replica *r);
+const struct tt_now *store_now(const struct store *s); /* of the event being handled */
 const struct store_config *store_cfg(const struct store *s);
 struct replica *store_replica(const struct store *s, range_id id);
 struct replica *store_replica_at(const struct store *s, struct slice key);
 void store_add_replica(struct store *s, struct replica *r);
+/* Removes files once everything persisted in this turn is durable. */
+void store_remove_after_persist(struct store *s, struct replica *r,
+                                const struct engine_options *files);
+void store_born(struct store *s, struct replica *r); /* its first tick is due */
+/* Log state of a range that the WAL knows and no file or split has brought to life yet (rule F1).
+ */
+bool store_orphan_known(const struct store *s, range_id id);
+void store_orphan_state(struct store *s, range_id id,
+                        struct replica_birth *birth); /* fills hard state, entries, fresh */
+void store_orphan_drop(struct store *s, range_id id);
 void store_descriptors_changed(struct store *s);
-void store_note_persist(struct store *s, struct replica *r, uint64_t term, uint64_t index);
-struct arena *store_arena(struct store *s);
+void store_note_persist(struct store *s, struct replica *r, uint64_t persist_seq);
+struct arena *store_request_arena(struct store *s);
+struct arena *store_apply_arena(struct store *s);
+struct raft_update *store_update(struct store *s);
+struct buf *store_scratch(struct store *s);   /* cleared; for encoding one message at once */
+struct buf *store_row_bytes(struct store *s); /* cleared; of the read being answered */
+/* Descriptors of every replica here, in memory of the store until the next call. */
+size_t store_descriptors_of(struct store *s, struct range_descriptor **out);
 
 #endif

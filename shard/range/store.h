@@ -1,17 +1,19 @@
-/* A node's store: all its replicas, the node-pair heartbeats that carry their leases, and the routing of messages to them. Pure:
- * one owner (a worker thread, or the simulator) feeds it events that carry the time and gives it sinks for what leaves.
+/* A node's store: all its replicas, the node-pair heartbeats that carry their leases, and the
+ * routing of messages to them. Pure: one owner (a worker thread, or the simulator) feeds it events
+ * that carry the time and gives it sinks for what leaves.
  *
  *   messages, gateway requests, PERSISTED, flush done, ticks
  *        |                                            sinks (struct store_io):
- *        v                                            - messages at once / after the sync, per peer and class
+ *        v                                            - messages per peer and class
  *   store_* entry points --> replicas --> raft        - log entries and sticky state for the WAL
  *        |                       |--> lock table      - flush jobs for the flusher
  *        |                       |--> engine          - messages for this node's own gateway
  *        `-> store_turn_end: appends of the turn leave, one per follower and range
  *
- * A turn: any number of entry points, then store_turn_end once. Everything a turn wants durable goes into one WAL submission;
- * store_turn_end returns the turn's number, and store_persisted(turn) comes back when it is synced, in order. Messages put in the
- * `persisted` sink of a turn leave only after that sync.
+ * A turn: any number of entry points, then store_turn_end once. Everything a turn wants durable
+ * goes into one WAL submission; store_turn_end returns the turn's number, and store_persisted(turn)
+ * comes back when it is synced, in order. (Messages that promise something durable are held back by
+ * Raft until then, so everything in the send sinks may leave at once.)
  *
  * `now` in every call was read after the event was taken from its queue (rule A3). */
 #ifndef SPAN_SHARD_RANGE_STORE_H
@@ -32,23 +34,26 @@ enum store_class {
 /* Sticky kinds in the WAL, per range (rule H3). */
 enum store_sticky {
     STICKY_HARD_STATE = 1, /* term, vote */
-    STICKY_LOG_START,      /* index and term of the last compacted entry, configuration */
-    STICKY_FILE,           /* generation of the engine file that counts */
+    STICKY_FILE,           /* generation of the engine file that counts (rule H5) */
 };
 
 struct store_io {
     void *ctx;
-    /* Buffer of messages for a peer node: the caller appends whole messages. Never asked for the own node. */
+    /* Buffer of messages for a peer node: the caller appends whole messages. Never asked for the
+     * own node. */
     struct buf *(*send)(void *ctx, node_id to, enum store_class cls);
-    struct buf *(*send_persisted)(void *ctx, node_id to, enum store_class cls);
     /* For the WAL, in order. */
-    void (*entry)(void *ctx, range_id range, uint64_t index, uint64_t term, uint8_t type, struct slice payload);
+    void (*entry)(void *ctx, range_id range, uint64_t index, uint64_t term, uint8_t type,
+                  struct slice payload);
     void (*sticky)(void *ctx, range_id range, uint8_t kind, struct slice payload);
-    void (*release)(void *ctx, range_id range, uint64_t index); /* entries <= index are not needed any more */
+    void (*release)(void *ctx, range_id range,
+                    uint64_t index); /* entries <= index are not needed any more */
     /* A flush job whose next step the flusher is to run; store_flush_done gives it back. */
     void (*flush)(void *ctx, range_id range, struct engine_job *job);
-    /* A message for this node's own gateway (MSG_RESPONSE, MSG_WOUNDED, MSG_NODE_RESPONSE). body is borrowed. */
-    void (*to_gateway)(void *ctx, const struct tt_now *now, uint8_t kind, struct slice body);
+    /* A message for this node's own gateway (MSG_RESPONSE, MSG_WOUNDED, MSG_NODE_REQUEST,
+     * MSG_NODE_RESPONSE). body is borrowed. */
+    void (*to_gateway)(void *ctx, const struct tt_now *now, node_id from, uint8_t kind,
+                       struct slice body);
 };
 
 struct store_config {
@@ -62,47 +67,65 @@ struct store_config {
     const char *dir; /* of the engine files */
     const char *vfs; /* SQLite VFS; NULL: the default */
     uint64_t seed;
-    bool fresh;      /* the store was created just now: nothing was ever promised (B3) */
+    bool fresh; /* the store was created just now: nothing was ever promised (B3) */
     bool unsafe_skip_commit_wait; /* only read by SHOW */
-    struct metrics *metrics; /* may be NULL */
+    struct metrics *metrics;      /* may be NULL */
     struct store_io io;
 };
 
 struct store *store_new(const struct store_config *cfg);
 void store_free(struct store *s);
 
-/* Start-up. Either store_bootstrap (a new, empty store: ranges 1 and 2 with all nodes as members), or for every range that the
- * WAL knows store_restore_sticky / store_restore_entry in WAL order and then store_restore_end, which opens the engine files. */
-SPAN_CHECKED span_status store_bootstrap(struct store *s, const struct tt_now *now, struct span_error *err);
-SPAN_CHECKED span_status store_restore_sticky(struct store *s, range_id range, uint8_t kind, struct slice payload,
-                                              struct span_error *err);
-SPAN_CHECKED span_status store_restore_entry(struct store *s, range_id range, uint64_t index, uint64_t term, uint8_t type,
-                                             struct slice payload, struct span_error *err);
-SPAN_CHECKED span_status store_restore_end(struct store *s, const struct tt_now *now, struct span_error *err);
+/* Start-up. Either store_bootstrap (a new, empty store: ranges 1 and 2 with all nodes as members),
+ * or for every range that the WAL knows store_restore_sticky / store_restore_entry in WAL order and
+ * then store_restore_end, which opens the engine files. */
+SPAN_CHECKED span_status store_bootstrap(struct store *s, const struct tt_now *now,
+                                         struct span_error *err);
+SPAN_CHECKED span_status store_restore_sticky(struct store *s, range_id range, uint8_t kind,
+                                              struct slice payload, struct span_error *err);
+SPAN_CHECKED span_status store_restore_entry(struct store *s, range_id range, uint64_t index,
+                                             uint64_t term, uint8_t type, struct slice payload,
+                                             struct span_error *err);
+SPAN_CHECKED span_status store_restore_end(struct store *s, const struct tt_now *now,
+                                           struct span_error *err);
 
 /* Events. */
-/* One message of a peer's frame or of the own gateway (from == self). A malformed one is logged, counted and dropped. */
-void store_message(struct store *s, const struct tt_now *now, node_id from, uint8_t kind, struct slice body);
-void store_persisted(struct store *s, const struct tt_now *now, uint64_t turn, span_status st);
-void store_flush_done(struct store *s, const struct tt_now *now, range_id range, struct engine_job *job);
+/* One message of a peer's frame or of the own gateway (from == self). A malformed one is logged,
+ * counted and dropped. */
+void store_message(struct store *s, const struct tt_now *now, node_id from, uint8_t kind,
+                   struct slice body);
+void store_persisted(struct store *s, const struct tt_now *now, uint64_t turn);
+void store_flush_done(struct store *s, const struct tt_now *now, range_id range,
+                      struct engine_job *job);
 void store_peer_lost(struct store *s, const struct tt_now *now, node_id peer);
 /* Runs what is due. */
 void store_tick(struct store *s, const struct tt_now *now);
 
-/* Ends the turn: number of the turn if it has anything to persist or to send after a sync, else 0. */
+/* Ends the turn: number of the turn if it has anything to persist or to send after a sync, else 0.
+ */
 uint64_t store_turn_end(struct store *s, const struct tt_now *now);
 /* Monotonic time of the next store_tick that is needed. */
 uint64_t store_deadline_ns(const struct store *s);
 
+/* Buffer of messages to the own node: the gateway appends its requests here; they are handled in
+ * the same turn. */
+struct buf *store_local(struct store *s);
+/* Peers whose interval contradicts the own clock now (rule B8), of how many heard. */
+size_t store_clock_conflicts(const struct store *s, size_t *heard);
+
 /* Settings that change at run time. */
 void store_set_lease(struct store *s, uint64_t lease_ns);
-/* Begins handing all leaderships over (clean shutdown); store_leader_count tells when none is left. */
+void store_set_balance(struct store *s,
+                       bool on); /* leaderships move to nodes that lead fewer ranges */
+/* Begins handing all leaderships over (clean shutdown); store_leader_count tells when none is left.
+ */
 void store_drain(struct store *s, const struct tt_now *now);
 size_t store_leader_count(const struct store *s);
 size_t store_range_count(const struct store *s);
 /* Flushes the range (0: every range) that keeps old log segments alive, as soon as possible. */
 void store_want_flush(struct store *s, const struct tt_now *now, range_id range);
-/* H10: the disk of this node is too slow to lead: hands over what it leads and does not stand until told otherwise. */
+/* H10: the disk of this node is too slow to lead: hands over what it leads and does not stand until
+ * told otherwise. */
 void store_set_unfit(struct store *s, const struct tt_now *now, bool unfit);
 
 /* For the gateway on this node: what is known of ranges here (higher generations win, F4). */
@@ -110,9 +133,9 @@ size_t store_descriptors(const struct store *s, struct arena *a, struct range_de
 /* Generation counter that changes whenever store_descriptors or a leader would answer otherwise. */
 uint64_t store_descriptors_version(const struct store *s);
 
-/* Rows for SHOW RANGES / TRANSACTIONS / LOCKS: this node's part. Cells appended to `cells`: number of columns is fixed per what
- * (enum kv_show's numbers: 0 ranges, 3 transactions, 4 locks). */
-void store_show(const struct store *s, const struct tt_now *now, unsigned what, struct arena *a, struct slice **cells,
-                size_t *cell_count, unsigned *columns);
+/* Rows for SHOW RANGES / TRANSACTIONS / LOCKS: this node's part. Cells appended to `cells`: number
+ * of columns is fixed per what (enum kv_show's numbers: 0 ranges, 3 transactions, 4 locks). */
+void store_show(const struct store *s, const struct tt_now *now, unsigned what, struct arena *a,
+                struct slice **cells, size_t *cell_count, unsigned *columns);
 
 #endif

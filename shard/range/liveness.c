@@ -1,0 +1,223 @@
+/* Node pairs: heartbeats that carry the leases and closed timestamps of all ranges, what they say
+ * about the other node, and the balance of leaderships.
+ *
+ *   every LEASE_RENEW_NS:  A -> B  {lease end e, closed c, for each range A leads with B: term,
+ * indexes} B -> A  {for each of them: term, promise, match ...}
+ *
+ * One lease end is common to all ranges of a pair, and each range's term goes along: the promise is
+ * renewed for exactly the ranges whose term has not moved on, which is what rule B1 asks of
+ * node-pair promises. A range costs some 15 bytes a heartbeat each way. */
+#include "base/alloc.h"
+#include "base/log.h"
+#include "shard/range/store_impl.h"
+
+#define PEER_LOST_NS    (500 * MS_NS)
+#define PEER_SETTLED_NS (2 * SEC_NS)
+#define BALANCE_NS      (200 * MS_NS)
+#define CONFLICT_NS     (2 * SEC_NS)
+
+static struct peer *peer_of(struct store *s, node_id node)
+{
+    for (size_t i = 0; i < s->peer_count; i++) {
+        if (s->peers[i].node == node) {
+            return &s->peers[i];
+        }
+    }
+    if (s->peer_count == LIMIT_PEERS) {
+        return NULL;
+    }
+    struct peer *p = &s->peers[s->peer_count++];
+    *p = (struct peer){.node = node};
+    return p;
+}
+
+static void heard(struct peer *p, const struct tt_now *now)
+{
+    if (p->heard_ns + PEER_LOST_NS < now->mono_ns) {
+        p->heard_since_ns = now->mono_ns;
+    }
+    p->heard_ns = now->mono_ns;
+}
+
+/* Rule B8: two intervals that can not both hold true time. The message's timestamps are not used;
+ * whether it is this clock or the other that is out, the clock's own machine decides by majority.
+ */
+static bool conflict(struct peer *p, const struct tt_now *now, const struct tt_interval *sent)
+{
+    bool bad = now->tt.latest.ns < sent->earliest.ns;
+    if (bad) {
+        p->clock_conflict = true;
+        p->conflict_ns = now->mono_ns;
+    } else if (p->clock_conflict && p->conflict_ns + CONFLICT_NS < now->mono_ns) {
+        p->clock_conflict = false;
+    }
+    return bad;
+}
+
+size_t store_clock_conflicts(const struct store *s, size_t *heard_from)
+{
+    size_t n = 0;
+    *heard_from = 0;
+    for (size_t i = 0; i < s->peer_count; i++) {
+        n += s->peers[i].clock_conflict ? 1 : 0;
+        *heard_from += s->peers[i].heard_ns != 0 ? 1 : 0;
+    }
+    return n;
+}
+
+static void heartbeat_to(struct store *s, const struct tt_now *now, node_id to,
+                         struct heartbeat *hb)
+{
+    hb->count = 0;
+    for (size_t i = 0; i < s->by_key_count; i++) {
+        struct replica *r = s->by_key[i];
+        struct raft_heartbeat line;
+        if (r->broken || !raft_heartbeat_for(r->raft, to, hb->lease_end, now, &line)) {
+            continue;
+        }
+        struct heartbeat_range *h = &hb->ranges[hb->count++];
+        *h = (struct heartbeat_range){.range = r->id,
+                                      .term = line.term,
+                                      .last_index = line.last_index,
+                                      .commit = line.commit,
+                                      .lease = !tt_is_none(line.lease_end)};
+        /* Rule A4: nothing behind the last index proposed will take effect at or below c, because c
+         * enters the floor. */
+        if (replica_may_serve(r, now) && hb->closed.ns < raft_lease_end(r->raft).ns) {
+            r->floor = tt_max(r->floor, hb->closed);
+            h->closed = true;
+            h->closed_index = raft_last_index(r->raft);
+        }
+    }
+    msg_encode_heartbeat(store_out(s, to, STORE_CONTROL), hb);
+}
+
+void store_heartbeats(struct store *s, const struct tt_now *now)
+{
+    if (now->mono_ns < s->heartbeat_at_ns) {
+        return;
+    }
+    s->heartbeat_at_ns = now->mono_ns + LEASE_RENEW_NS;
+    struct heartbeat hb = {.from = s->cfg.self,
+                           .sent = now->tt,
+                           .seq = ++s->heartbeat_seq,
+                           .lease_end = tt_add(now->tt.earliest, s->cfg.lease_ns),
+                           .closed = now->tt.latest};
+    arena_clear(&s->message_arena);
+    hb.ranges = arena_alloc(&s->message_arena, (s->by_key_count + 1) * sizeof *hb.ranges);
+    for (size_t i = 0; i < s->cfg.node_count; i++) {
+        if (s->cfg.nodes[i] != s->cfg.self) {
+            heartbeat_to(s, now, s->cfg.nodes[i], &hb);
+        }
+    }
+}
+
+void store_on_heartbeat(struct store *s, const struct tt_now *now, node_id from, struct slice body)
+{
+    struct heartbeat hb;
+    arena_clear(&s->message_arena);
+    struct peer *p = peer_of(s, from);
+    if (p == NULL || msg_decode_heartbeat(body, &s->message_arena, &hb) != SPAN_OK ||
+        hb.from != from) {
+        s->bad_messages++;
+        SPAN_LOG(WARN, "dropped a malformed heartbeat", "from=%u", from);
+        return;
+    }
+    heard(p, now);
+    p->leads = hb.count;
+    if (conflict(p, now, &hb.sent)) {
+        return;
+    }
+    struct heartbeat_ack ack = {
+        .from = s->cfg.self, .sent = now->tt, .echo_sent = hb.sent, .seq = hb.seq};
+    ack.ranges = arena_alloc(&s->message_arena, (hb.count + 1) * sizeof *ack.ranges);
+    for (size_t i = 0; i < hb.count; i++) {
+        struct heartbeat_ack_range *line = &ack.ranges[ack.count++];
+        *line = (struct heartbeat_ack_range){.range = hb.ranges[i].range};
+        struct replica *r = store_replica(s, hb.ranges[i].range);
+        if (r != NULL) {
+            replica_heartbeat(r, now, from, &hb, &hb.ranges[i], line);
+        }
+    }
+    if (ack.count > 0) {
+        msg_encode_heartbeat_ack(store_out(s, from, STORE_CONTROL), &ack);
+    }
+}
+
+void store_on_heartbeat_ack(struct store *s, const struct tt_now *now, node_id from,
+                            struct slice body)
+{
+    struct heartbeat_ack ack;
+    arena_clear(&s->message_arena);
+    struct peer *p = peer_of(s, from);
+    if (p == NULL || msg_decode_heartbeat_ack(body, &s->message_arena, &ack) != SPAN_OK ||
+        ack.from != from) {
+        s->bad_messages++;
+        SPAN_LOG(WARN, "dropped a malformed heartbeat answer", "from=%u", from);
+        return;
+    }
+    heard(p, now);
+    bool bad = conflict(p, now, &ack.sent);
+    /* Rule B8 over a round trip: the answer's interval must reach behind the question's. */
+    if (ack.sent.latest.ns < ack.echo_sent.earliest.ns) {
+        p->clock_conflict = true;
+        p->conflict_ns = now->mono_ns;
+        bad = true;
+    }
+    for (size_t i = 0; i < ack.count; i++) {
+        const struct heartbeat_ack_range *l = &ack.ranges[i];
+        struct replica *r = store_replica(s, l->range);
+        if (r == NULL || !l->known) {
+            continue;
+        }
+        struct raft_event ev = {.type = RAFT_EV_HEARTBEAT_ACK,
+                                .from = from,
+                                .u.heartbeat_ack = {.term = l->term,
+                                                    .promised = bad ? tt_ts_of(0) : l->promised,
+                                                    .match = l->match,
+                                                    .accepted = l->accepted,
+                                                    .last_index = l->last_index,
+                                                    .behind = l->behind}};
+        replica_raft(r, now, &ev);
+    }
+}
+
+/* ---- balance ---- */
+
+/* The node that leads fewest, if it has been there for a while and leads at least two fewer than
+ * this one. */
+static node_id least_loaded(const struct store *s, const struct tt_now *now, size_t mine)
+{
+    node_id best = 0;
+    size_t fewest = SIZE_MAX;
+    for (size_t i = 0; i < s->peer_count; i++) {
+        const struct peer *p = &s->peers[i];
+        bool settled = p->heard_ns + PEER_LOST_NS > now->mono_ns &&
+                       p->heard_since_ns + PEER_SETTLED_NS < now->mono_ns;
+        if (settled && !p->clock_conflict && p->leads < fewest) {
+            fewest = p->leads;
+            best = p->node;
+        }
+    }
+    return best != 0 && fewest + 2 <= mine ? best : 0;
+}
+
+void store_balance(struct store *s, const struct tt_now *now)
+{
+    if (!s->balance || now->mono_ns < s->balance_at_ns) {
+        return;
+    }
+    s->balance_at_ns = now->mono_ns + BALANCE_NS;
+    node_id to = least_loaded(s, now, store_leader_count(s));
+    for (size_t i = 0; to != 0 && i < s->by_key_count; i++) {
+        struct replica *r = s->by_key[(i + s->heartbeat_seq) % s->by_key_count];
+        struct raft_peer_info info;
+        if (replica_may_serve(r, now) && r->served_since_ns + PEER_SETTLED_NS / 2 < now->mono_ns &&
+            r->transfer_to == 0 && r->split_key.size == 0 && raft_peer(r->raft, to, &info) &&
+            !info.probing && info.match + 1000 > raft_last_index(r->raft)) {
+            r->transfer_to = to;
+            store_touch(s, r);
+            return;
+        }
+    }
+}

@@ -1,0 +1,299 @@
+/* Splitting a range at a key: [start, end) becomes [start, key) under the old id and [key, end)
+ * under a new one.
+ *
+ *   leader:  OP_SPLIT -> new records are held back -> when none is in flight (rule C2): locks that
+ * reach the right side go (F5), no timestamp is given out any more -> CMD_SPLIT proposed with the
+ * floor -> applied -> both sides serve every replica, when it applies CMD_SPLIT: the right side's
+ * file is made from the left's (engine_split, synced), with the right side's replicated state; the
+ * right side's Raft starts with an empty log, the left's promise and term 1; the left's descriptor
+ * shrinks. Replayed after a crash, a complete right file and its hard state are kept (rule F1).
+ *
+ * Between proposing and applying the leader gives out no timestamp, so its floor in the command
+ * bounds everything read or written on the right before; the node that led the left stands for the
+ * right at once by a release of that floor. */
+#include "base/alloc.h"
+#include "base/invariant.h"
+#include "base/log.h"
+#include "shard/range/replica.h"
+
+#define SPLIT_PATIENCE_NS (2 * SEC_NS)
+
+static void answer_split(struct replica *r, span_status st, const char *text)
+{
+    struct arena a = {0};
+    struct range_request q;
+    if (r->split_request.size > 0 &&
+        msg_decode_request(buf_slice(&r->split_request), &a, &q) == SPAN_OK) {
+        if (st == SPAN_OK) {
+            struct range_descriptor *all;
+            struct range_response resp = {.status = SPAN_OK};
+            resp.descriptor_count = store_descriptors_of(r->store, &all);
+            resp.descriptors = all;
+            replica_respond(r, &q, &resp);
+        } else {
+            replica_refuse(r, &q, st, text);
+        }
+    }
+    arena_deinit(&a);
+    buf_clear(&r->split_key);
+    buf_clear(&r->split_request);
+    r->split_proposed = false;
+    r->rerun_lease = true; /* what was held back */
+}
+
+void replica_op_split(struct replica *r, const struct tt_now *now, struct slice body,
+                      const struct range_request *q)
+{
+    if (q->span_count != 1 || q->new_range == 0 || q->spans[0].span.start.size == 0) {
+        replica_refuse(r, q, SPAN_INVALID, "a split needs a key and the new range's id");
+        return;
+    }
+    struct slice key = q->spans[0].span.start;
+    if (slice_eq(key, buf_slice(&r->start))) {
+        struct range_response resp = {.status = SPAN_OK}; /* a boundary already */
+        replica_respond(r, q, &resp);
+        return;
+    }
+    if (r->split_key.size > 0 || r->transfer_to != 0) {
+        replica_refuse(r, q, SPAN_OVERLOADED, "the range is being split or handed over; try again");
+        return;
+    }
+    if (store_replica(r->store, q->new_range) != NULL) {
+        replica_refuse(r, q, SPAN_EXISTS, "the new range's id is in use");
+        return;
+    }
+    buf_set(&r->split_key, key);
+    buf_set(&r->split_request, body);
+    r->split_deadline_ns = now->mono_ns + SPLIT_PATIENCE_NS;
+    r->split_proposed = false;
+    replica_split_step(r, now);
+}
+
+/* Rule F5, the simple form: transactions with a lock on the right side are dropped there, and told.
+ */
+static void drop_right_locks(struct replica *r, const struct tt_now *now)
+{
+    size_t pos = 0;
+    struct rtxn *t;
+    while ((t = mapb_next(&r->txns, &pos, NULL)) != NULL) {
+        if (t->state == RTXN_HOLDING && lock_owner_reaches(&t->owner, buf_slice(&r->split_key))) {
+            rtxn_wound(r, now, t, SPAN_LOCKS_LOST);
+        }
+    }
+}
+
+static bool records_in_flight(const struct replica *r)
+{
+    if (!list_is_empty(&r->flight)) {
+        return true;
+    }
+    size_t pos = 0;
+    const struct rtxn *t;
+    while ((t = mapb_next(&r->txns, &pos, NULL)) != NULL) {
+        if (t->state == RTXN_COORDINATING || t->state == RTXN_DECIDING) {
+            return true;
+        }
+        /* Acknowledgements are addressed by anchor: a decision whose anchor moves to the right must
+         * be over (rule C2). */
+        if (t->state == RTXN_DECIDED && t->retry_ns != 0 &&
+            slice_cmp(buf_slice(&t->anchor), buf_slice(&r->split_key)) >= 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void replica_split_step(struct replica *r, const struct tt_now *now)
+{
+    if (r->split_key.size == 0 || r->split_proposed) {
+        return;
+    }
+    if (!replica_may_serve(r, now) || records_in_flight(r)) {
+        if (now->mono_ns >= r->split_deadline_ns) {
+            answer_split(r, SPAN_OVERLOADED,
+                         "the split was put off: transactions in flight did not end; try again");
+        }
+        return;
+    }
+    struct arena a = {0};
+    struct range_request q;
+    span_status st = msg_decode_request(buf_slice(&r->split_request), &a, &q);
+    INVARIANT(st == SPAN_OK);
+    drop_right_locks(r, now);
+    replica_propose_resolved(r, now);
+    r->split_proposed = true;
+    r->releasing = true; /* no timestamp from here until it is applied */
+    struct cmd_split c = {.key = buf_slice(&r->split_key),
+                          .right = q.new_range,
+                          .generation = r->generation + 1,
+                          .floor = r->floor};
+    struct buf b = {0};
+    cmd_encode_split(&b, &c);
+    if (!replica_propose(r, now, CMD_SPLIT, buf_slice(&b)) && r->leading) {
+        r->releasing = false;
+        answer_split(r, SPAN_OVERLOADED, "the log is full; try again");
+    }
+    buf_deinit(&b);
+    arena_deinit(&a);
+}
+
+/* ---- apply ---- */
+
+struct right_meta {
+    struct engine_meta_row rows[4];
+    struct buf bytes[4];
+    size_t count;
+};
+
+static void add_row(struct right_meta *m, const char *key)
+{
+    m->rows[m->count].key = slice_str(key);
+    m->rows[m->count].value = buf_slice(&m->bytes[m->count]);
+    m->count++;
+}
+
+struct encode_outcomes {
+    struct outcome_table *copy;
+    span_status st;
+};
+
+static void copy_outcome(void *ctx, const struct outcome *o)
+{
+    struct encode_outcomes *x = ctx;
+    if (outcome_table_add(x->copy, &o->txn, o->ts) != SPAN_OK) {
+        x->st = SPAN_CORRUPT;
+    }
+}
+
+/* The right side's replicated state. Outcomes go to both sides (rule C2: a question by anchor key
+ * finds them on either). */
+static span_status right_state(struct replica *r, const struct cmd_split *c, struct right_meta *m)
+{
+    struct range_descriptor d;
+    replica_descriptor(r, &d);
+    d.range = c->right;
+    d.generation = c->generation;
+    d.start = c->key;
+    d.leader = 0;
+    enc_u8(&m->bytes[0], 1);
+    enc_descriptor(&m->bytes[0], &d);
+    add_row(m, "desc");
+    enc_u8(&m->bytes[1], 1);
+    enc_u64(&m->bytes[1], r->watermark.ns);
+    enc_u64(&m->bytes[1], tt_max(r->applied_ts, c->floor).ns);
+    add_row(m, "vals");
+    struct encode_outcomes x = {outcome_table_new(), SPAN_OK};
+    outcome_table_each(r->outcomes, copy_outcome, &x);
+    if (outcome_table_seal(x.copy, &m->bytes[2]) != 0) {
+        add_row(m, "~o/0000000000000001");
+    }
+    outcome_table_free(x.copy);
+    return x.st;
+}
+
+static struct replica *make_right(struct replica *r, const struct tt_now *now,
+                                  const struct cmd_split *c, bool existed)
+{
+    (void)now;
+    struct replica *right = replica_new(r->store, c->right);
+    struct span_error err = {0};
+    right->file_generation = 1;
+    span_status st = replica_open_engine(right, false, &err);
+    if (st == SPAN_OK) {
+        st = replica_load_meta(right, &err);
+    }
+    if (st == SPAN_OK) {
+        /* Term 1 stands for the left's leadership: its promise is inherited, its release opens
+         * term 2. Kept hard state wins (F1). */
+        struct replica_birth birth = {
+            .hard_state = {.term = 1}, .fresh = !existed, .promised = raft_promised(r->raft)};
+        store_orphan_state(r->store, c->right, &birth);
+        st = replica_start_raft(right, &birth, &err);
+        store_orphan_drop(r->store, c->right);
+    }
+    if (st != SPAN_OK) {
+        SPAN_LOG(ERROR, "right side of a split can not start", "range=%llu error=\"%s\"",
+                 (unsigned long long)c->right, err.text);
+        replica_free(right);
+        return NULL;
+    }
+    right->applied_ts = tt_max(right->applied_ts, c->floor);
+    return right;
+}
+
+static void persist_birth(struct replica *right)
+{
+    const struct store_io *io = &store_cfg(right->store)->io;
+    struct buf b = {0};
+    enc_u8(&b, 1);
+    enc_u64(&b, right->file_generation);
+    enc_bool(&b, false);
+    io->sticky(io->ctx, right->id, STICKY_FILE, buf_slice(&b));
+    buf_clear(&b);
+    enc_u8(&b, 1);
+    enc_u64(&b, raft_current_term(right->raft));
+    enc_u32(&b, raft_voted_for(right->raft));
+    io->sticky(io->ctx, right->id, STICKY_HARD_STATE, buf_slice(&b));
+    buf_deinit(&b);
+}
+
+span_status replica_apply_split(struct replica *r, const struct tt_now *now,
+                                const struct cmd_split *c, uint64_t index)
+{
+    (void)index;
+    if (!replica_covers(r, c->key) || slice_eq(c->key, buf_slice(&r->start)) ||
+        c->generation <= r->generation) {
+        return SPAN_CORRUPT;
+    }
+    bool led = r->leading && r->split_proposed;
+    struct replica *right = store_replica(r->store, c->right);
+    span_status st = SPAN_OK;
+    struct right_meta m = {0};
+    if (right == NULL) {
+        st = right_state(r, c, &m);
+        struct engine_split_spec spec = {.key = c->key,
+                                         .right_range_id = c->right,
+                                         .right_generation = 1,
+                                         .right_applied = 0,
+                                         .meta = m.rows,
+                                         .meta_count = m.count};
+        struct span_error err = {0};
+        if (st == SPAN_OK) {
+            st = engine_split(r->engine, &spec, &err);
+        }
+        if (st != SPAN_OK) {
+            SPAN_LOG(ERROR, "split failed", "range=%llu error=\"%s\"", (unsigned long long)r->id,
+                     err.text);
+        }
+        for (size_t i = 0; i < sizeof m.bytes / sizeof *m.bytes; i++) {
+            buf_deinit(&m.bytes[i]);
+        }
+        if (st != SPAN_OK) {
+            return st;
+        }
+        right = make_right(r, now, c, store_orphan_known(r->store, c->right));
+        if (right == NULL) {
+            return SPAN_IO;
+        }
+        persist_birth(right);
+    } else {
+        st = engine_set_bounds(r->engine, buf_slice(&r->start), c->key);
+        if (st != SPAN_OK) {
+            return st;
+        }
+    }
+    buf_set(&r->end, c->key);
+    r->generation = c->generation;
+    replica_meta_descriptor_put(r);
+    if (store_replica(r->store, c->right) == NULL) {
+        store_add_replica(r->store, right);
+    }
+    if (led) {
+        r->releasing = false;
+        right->stand_release = tt_max(r->floor, c->floor);
+        answer_split(r, SPAN_OK, "");
+    }
+    store_born(r->store, right);
+    store_descriptors_changed(r->store);
+    return SPAN_OK;
+}

@@ -1,0 +1,1072 @@
+/* Life of a replica and everything around Raft: one step of it, carrying out its update,
+ * leadership, timers, descriptor and stored values. */
+#include "base/alloc.h"
+#include "base/invariant.h"
+#include "base/log.h"
+#include "shard/range/store_impl.h"
+
+#include <stdio.h>
+
+/* Meta rows of the engine. Rows that begin with '~' belong to this replica alone and are no part of
+ * the replicated state that digests compare. */
+static const char meta_descriptor[] = "desc";
+static const char meta_values[] = "vals";
+static const char meta_raft[] = "~raft";
+static const char meta_outcomes[] = "~o/";
+static const char meta_prepared[] = "p/";
+static const char meta_decided[] = "d/";
+
+struct replica *replica_new(struct store *s, range_id id)
+{
+    struct replica *r = SPAN_NEW(struct replica);
+    r->store = s;
+    r->id = id;
+    r->outcomes = outcome_table_new();
+    r->locks = lock_table_new();
+    map64_init(&r->schema);
+    mapb_init(&r->txns);
+    mapb_init(&r->gone_by_id);
+    list_init(&r->flight);
+    list_init(&r->gone);
+    list_init(&r->wait_flight);
+    list_init(&r->wait_lease);
+    list_init(&r->wait_safe);
+    list_init(&r->dirty);
+    list_init(&r->touched);
+    heap_init(&r->deadlines);
+    heap_init(&r->timers);
+    r->raft_deadline_ns = UINT64_MAX;
+    return r;
+}
+
+static void parked_free_list(struct replica *r, struct list *l)
+{
+    LIST_EACH_SAFE(it, tmp, l)
+    {
+        struct rparked *p = LIST_ENTRY(it, struct rparked, node);
+        list_remove(it);
+        heap_remove(&r->deadlines, &p->timer);
+        buf_deinit(&p->body);
+        span_free(p);
+    }
+}
+
+void replica_free(struct replica *r)
+{
+    if (r == NULL) {
+        return;
+    }
+    static const struct tt_now never;
+    replica_snapshot_stop(r);
+    size_t pos = 0;
+    struct rtxn *t;
+    while ((t = mapb_next(&r->txns, &pos, NULL)) != NULL) {
+        parked_free_list(r, &t->parked);
+        rtxn_free(r, &never, t);
+    }
+    parked_free_list(r, &r->wait_flight);
+    parked_free_list(r, &r->wait_lease);
+    parked_free_list(r, &r->wait_safe);
+    LIST_EACH_SAFE(it, tmp, &r->gone)
+    {
+        list_remove(it);
+        span_free(LIST_ENTRY(it, struct rgone, node));
+    }
+    pos = 0;
+    struct schema_version *v;
+    while ((v = map64_next(&r->schema, &pos, NULL)) != NULL) {
+        span_free(v);
+    }
+    list_remove(&r->dirty);
+    list_remove(&r->touched);
+    map64_deinit(&r->schema);
+    mapb_deinit(&r->txns);
+    mapb_deinit(&r->gone_by_id);
+    heap_deinit(&r->deadlines);
+    heap_deinit(&r->timers);
+    lock_table_free(r->locks);
+    outcome_table_free(r->outcomes);
+    raft_free(r->raft);
+    engine_close(r->engine);
+    buf_deinit(&r->start);
+    buf_deinit(&r->end);
+    buf_deinit(&r->resolved);
+    buf_deinit(&r->split_key);
+    buf_deinit(&r->split_request);
+    span_free(r);
+}
+
+void replica_break(struct replica *r, const char *what, span_status st)
+{
+    if (!r->broken) {
+        SPAN_LOG(ERROR, "replica is out: it can not go on from its data",
+                 "range=%llu what=\"%s\" status=%s", (unsigned long long)r->id, what,
+                 span_status_name(st));
+        r->broken = true;
+    }
+}
+
+bool replica_covers(const struct replica *r, struct slice key)
+{
+    if (key.size > 0 && key.data[0] == 0) {
+        return true; /* range-local */
+    }
+    return slice_cmp(key, buf_slice(&r->start)) >= 0 &&
+           (r->end.size == 0 || slice_cmp(key, buf_slice(&r->end)) < 0);
+}
+
+bool replica_covers_span(const struct replica *r, const struct span *span)
+{
+    if (span->point) {
+        return replica_covers(r, span->start);
+    }
+    if (slice_cmp(span->start, buf_slice(&r->start)) < 0) {
+        return false;
+    }
+    if (r->end.size == 0) {
+        return true;
+    }
+    return span->end.size != 0 && slice_cmp(span->end, buf_slice(&r->end)) <= 0;
+}
+
+void replica_descriptor(const struct replica *r, struct range_descriptor *d)
+{
+    *d = (struct range_descriptor){
+        .range = r->id,
+        .generation = r->generation,
+        .start = buf_slice(&r->start),
+        .end = buf_slice(&r->end),
+        .member_count = r->member_count,
+        .leader = raft_leader(r->raft),
+    };
+    memcpy(d->members, r->members, sizeof d->members);
+}
+
+uint64_t replica_mono_of(const struct tt_now *now, struct tt_ts t)
+{
+    return t.ns <= now->tt.earliest.ns ? now->mono_ns
+                                       : now->mono_ns + (t.ns - now->tt.earliest.ns) + 1;
+}
+
+void replica_learn(struct replica *r, struct tt_ts ts)
+{
+    r->applied_ts = tt_max(r->applied_ts, ts);
+    r->floor = tt_max(r->floor, ts);
+}
+
+bool replica_may_serve(const struct replica *r, const struct tt_now *now)
+{
+    return r->serving && !r->releasing && !r->broken && raft_is_ready(r->raft, now);
+}
+
+struct tt_ts replica_safe_time(const struct replica *r)
+{
+    struct tt_ts t = r->closed;
+    LIST_EACH(it, &r->flight)
+    {
+        const struct rtxn *x = LIST_ENTRY(it, struct rtxn, in_state);
+        if (x->ts.ns <= t.ns) {
+            t.ns = x->ts.ns - 1;
+        }
+    }
+    return t;
+}
+
+/* ---- raft ---- */
+
+static void send_raft(struct replica *r, const struct raft_msg *m)
+{
+    struct buf *scratch = store_scratch(r->store);
+    raft_msg_encode(scratch, m);
+    bool bulk = m->type == RAFT_MSG_APPEND && scratch->size > 64 * KIB;
+    msg_encode_range_bytes(store_out(r->store, m->to, bulk ? STORE_BULK : STORE_CONTROL), MSG_RAFT,
+                           r->id, buf_slice(scratch));
+}
+
+static void persist(struct replica *r, const struct raft_update *up)
+{
+    const struct store_io *io = &store_cfg(r->store)->io;
+    if (up->hard_state_changed) {
+        struct buf *b = store_scratch(r->store);
+        enc_u8(b, 1);
+        enc_u64(b, up->hard_state.term);
+        enc_u32(b, up->hard_state.voted_for);
+        io->sticky(io->ctx, r->id, STICKY_HARD_STATE, buf_slice(b));
+    }
+    for (size_t i = 0; i < up->entry_count; i++) {
+        const struct raft_entry *e = &up->entries[i];
+        io->entry(io->ctx, r->id, e->index, e->term, e->type, raft_blob_slice(e->payload));
+    }
+    store_note_persist(r->store, r, up->persist_seq);
+}
+
+static void apply_range(struct replica *r, const struct tt_now *now, uint64_t from, uint64_t to)
+{
+    for (uint64_t i = from; i <= to && !r->broken; i++) {
+        const struct raft_entry *e = raft_entry_at(r->raft, i);
+        INVARIANT(e != NULL);
+        span_status st = replica_apply(r, now, e);
+        if (st != SPAN_OK) {
+            replica_break(r, "apply", st);
+            return;
+        }
+        engine_set_applied(r->engine, i);
+    }
+    if (r->closed_index != 0 && to >= r->closed_index) {
+        r->closed = tt_max(r->closed, r->closed_next);
+        r->closed_index = 0;
+        r->rerun_safe = true;
+    }
+    struct raft_update *up = store_update(r->store);
+    struct raft_event ev = {.type = RAFT_EV_APPLIED, .now = *now, .u.index = to};
+    if (raft_step(r->raft, &ev, up) != SPAN_OK) {
+        replica_break(r, "raft", SPAN_INTERNAL);
+    }
+    r->raft_deadline_ns = up->deadline_mono_ns;
+}
+
+/* The update is the store's one scratch update: everything needed after the next raft call is taken
+ * out of it first. */
+static void carry_out(struct replica *r, const struct tt_now *now, const struct raft_update *up)
+{
+    if (up->persist_seq != 0) {
+        persist(r, up);
+    }
+    for (size_t i = 0; i < up->msg_count; i++) {
+        send_raft(r, &up->msgs[i]);
+    }
+    r->raft_deadline_ns = up->deadline_mono_ns;
+    uint32_t snapshot_to[LIMIT_REPLICAS];
+    size_t snapshots = up->snapshot_count;
+    memcpy(snapshot_to, up->snapshot_to, sizeof snapshot_to);
+    uint64_t from = up->apply_from;
+    uint64_t to = up->apply_to;
+    bool became = up->became_leader;
+    bool stepped = up->stepped_down;
+    bool handover = up->handover_wanted;
+    struct tt_ts vote_floor = up->vote_floor;
+
+    if (stepped) {
+        replica_leader_stop(r, now);
+    }
+    if (from != 0) {
+        apply_range(r, now, from, to);
+    }
+    if (became) {
+        replica_leader_start(r, now, vote_floor);
+    }
+    if (handover && r->leading && r->transfer_to == 0) {
+        r->transfer_to = raft_transfer_target(r->raft);
+    }
+    for (size_t i = 0; i < snapshots; i++) {
+        replica_snapshot_wanted(r, now, snapshot_to[i]);
+    }
+}
+
+void replica_raft(struct replica *r, const struct tt_now *now, struct raft_event *ev)
+{
+    if (r->broken && ev->type != RAFT_EV_PERSISTED) {
+        return;
+    }
+    uint32_t leader = raft_leader(r->raft);
+    struct raft_update *up = store_update(r->store);
+    ev->now = *now;
+    span_status st = raft_step(r->raft, ev, up);
+    store_mark_dirty(r->store, r);
+    if (st != SPAN_OK) {
+        r->raft_deadline_ns = up->deadline_mono_ns;
+        if (st == SPAN_CORRUPT) {
+            replica_break(r, "raft", st);
+        } else if (st == SPAN_PROTOCOL) {
+            SPAN_LOG(WARN, "dropped a Raft message that no correct peer sends",
+                     "range=%llu from=%u", (unsigned long long)r->id, ev->from);
+        }
+        return;
+    }
+    carry_out(r, now, up);
+    if (raft_leader(r->raft) != leader) {
+        store_descriptors_changed(r->store);
+    }
+    if (r->leading && raft_lease_end(r->raft).ns != r->lease_seen.ns) {
+        r->lease_seen = raft_lease_end(r->raft);
+        r->rerun_lease = true;
+    }
+}
+
+bool replica_propose(struct replica *r, const struct tt_now *now, uint8_t type,
+                     struct slice payload)
+{
+    REQUIRE(r->leading);
+    struct raft_proposal p = {.type = type, .payload = payload};
+    struct raft_event ev = {
+        .type = RAFT_EV_PROPOSE, .now = *now, .u.propose = {.items = &p, .count = 1}};
+    struct raft_update *up = store_update(r->store);
+    span_status st = raft_step(r->raft, &ev, up);
+    store_mark_dirty(r->store, r);
+    if (st != SPAN_OK) {
+        SPAN_LOG(WARN, "proposal refused", "range=%llu status=%s", (unsigned long long)r->id,
+                 span_status_name(st));
+        r->raft_deadline_ns = up->deadline_mono_ns;
+        return false;
+    }
+    carry_out(r, now, up);
+    return r->leading;
+}
+
+void replica_heartbeat(struct replica *r, const struct tt_now *now, node_id from,
+                       const struct heartbeat *hb, const struct heartbeat_range *line,
+                       struct heartbeat_ack_range *ack)
+{
+    if (r->broken) {
+        return;
+    }
+    struct raft_event ev = {
+        .type = RAFT_EV_HEARTBEAT,
+        .now = *now,
+        .from = from,
+        .u.heartbeat = {.term = line->term,
+                        .lease_end = line->lease ? hb->lease_end : tt_ts_of(0),
+                        .last_index = line->last_index,
+                        .commit = line->commit},
+    };
+    uint32_t leader = raft_leader(r->raft);
+    struct raft_update *up = store_update(r->store);
+    span_status st = raft_step(r->raft, &ev, up);
+    store_mark_dirty(r->store, r);
+    if (st != SPAN_OK) {
+        r->raft_deadline_ns = up->deadline_mono_ns;
+        if (st == SPAN_CORRUPT) {
+            replica_break(r, "heartbeat", st);
+        }
+        return;
+    }
+    if (up->has_heartbeat_ack) {
+        const struct raft_heartbeat_ack *a = &up->heartbeat_ack;
+        ack->known = true;
+        ack->term = a->term;
+        ack->promised = a->promised;
+        ack->match = a->match;
+        ack->accepted = a->accepted;
+        ack->last_index = a->last_index;
+        ack->behind = a->behind;
+    }
+    carry_out(r, now, up);
+    if (raft_leader(r->raft) != leader) {
+        store_descriptors_changed(r->store);
+    }
+    /* Rule A4: (closed, index) of the leader of this term holds once the index is applied. An
+     * unfulfilled one is kept, or a follower that always lags a little would never close anything.
+     */
+    if (line->closed && line->term == raft_current_term(r->raft) && !r->leading) {
+        if (raft_applied(r->raft) >= line->closed_index) {
+            r->closed = tt_max(r->closed, hb->closed);
+            r->closed_index = 0;
+            r->rerun_safe = true;
+        } else if (r->closed_index == 0) {
+            r->closed_next = hb->closed;
+            r->closed_index = line->closed_index;
+        }
+    }
+}
+
+/* ---- leadership ---- */
+
+void replica_leader_start(struct replica *r, const struct tt_now *now, struct tt_ts vote_floor)
+{
+    SPAN_LOG(INFO, "leads", "range=%llu term=%llu", (unsigned long long)r->id,
+             (unsigned long long)raft_current_term(r->raft));
+    r->leading = true;
+    r->serving = false;
+    r->releasing = false;
+    r->transfer_to = 0;
+    r->closed_index = 0;
+    r->lease_seen = tt_ts_of(0);
+    /* Rule A1: promised lease ends of the voters, own latest, everything in log and state. Entries
+     * not yet applied are applied before the one proposed here (rule B6), and raise the floor as
+     * they are. */
+    r->floor = tt_max(tt_max(r->applied_ts, vote_floor), tt_max(now->tt.latest, r->closed));
+    struct buf payload = {0};
+    struct cmd_open c = {.floor = r->floor};
+    cmd_encode_open(&payload, &c);
+    r->open_index = raft_last_index(r->raft) + 1;
+    (void)replica_propose(r, now, CMD_OPEN, buf_slice(&payload));
+    buf_deinit(&payload);
+    store_descriptors_changed(r->store);
+}
+
+/* Rule B6: locks of prepared transactions are rebuilt before anything is served. */
+static void rebuild_locks(struct replica *r, const struct tt_now *now, struct rtxn *t)
+{
+    struct arena a = {0};
+    struct cmd_prepare c;
+    if (cmd_decode_prepare(buf_slice(&t->record), &a, &c) != SPAN_OK) {
+        replica_break(r, "prepare record", SPAN_CORRUPT);
+        arena_deinit(&a);
+        return;
+    }
+    for (size_t i = 0; i < c.lock_count; i++) {
+        struct lock_request q = {.owner = &t->owner,
+                                 .span = c.locks[i].span,
+                                 .mode = (enum lock_mode)c.locks[i].mode,
+                                 .now_ns = now->mono_ns};
+        enum lock_result res = lock_table_acquire(r->locks, &q, replica_wound_cb, r);
+        INVARIANT(res == LOCK_GRANTED);
+    }
+    arena_deinit(&a);
+}
+
+static void start_serving(struct replica *r, const struct tt_now *now)
+{
+    r->serving = true;
+    r->served_since_ns = now->mono_ns;
+    r->rerun_lease = true;
+    size_t pos = 0;
+    struct rtxn *t;
+    while ((t = mapb_next(&r->txns, &pos, NULL)) != NULL) {
+        if (t->state == RTXN_PREPARED) {
+            rebuild_locks(r, now, t);
+            t->retry_ns = ASK_AFTER_NS;
+            heap_insert(&r->timers, &t->timer, now->mono_ns + 10 * MS_NS);
+        } else if (t->state == RTXN_DECIDED) {
+            replica_send_outcomes(r, t, false);
+            t->retry_ns = ASK_AFTER_NS;
+            heap_insert(&r->timers, &t->timer, now->mono_ns + ASK_AFTER_NS);
+        }
+    }
+    SPAN_LOG(DEBUG, "serves", "range=%llu floor=%llu", (unsigned long long)r->id,
+             (unsigned long long)r->floor.ns);
+}
+
+static void answer_parked(struct replica *r, struct list *l)
+{
+    struct list all;
+    list_init(&all);
+    LIST_EACH_SAFE(it, tmp, l)
+    {
+        list_remove(it);
+        list_push_back(&all, it);
+    }
+    struct arena a = {0};
+    LIST_EACH_SAFE(it, tmp, &all)
+    {
+        struct rparked *p = LIST_ENTRY(it, struct rparked, node);
+        struct range_request q;
+        if (msg_decode_request(buf_slice(&p->body), &a, &q) == SPAN_OK) {
+            replica_refuse(r, &q, SPAN_NOT_LEADER, "");
+        }
+        arena_clear(&a);
+    }
+    arena_deinit(&a);
+    parked_free_list(r, &all);
+}
+
+static void answer_unknown(struct replica *r, const struct rtxn *t)
+{
+    if (t->gateway == 0 || t->request_id == 0) {
+        return;
+    }
+    struct range_request q = {
+        .op = t->op, .request_id = t->request_id, .gateway = t->gateway, .txn = t->owner.txn};
+    replica_refuse(r, &q, SPAN_UNKNOWN_OUTCOME,
+                   "leadership was lost while the record was in flight");
+}
+
+void replica_leader_stop(struct replica *r, const struct tt_now *now)
+{
+    if (!r->leading) {
+        return;
+    }
+    SPAN_LOG(INFO, "leads no longer", "range=%llu term=%llu", (unsigned long long)r->id,
+             (unsigned long long)raft_current_term(r->raft));
+    r->leading = false;
+    r->serving = false;
+    r->releasing = false;
+    r->transfer_to = 0;
+    r->resolved_count = 0;
+    buf_clear(&r->resolved);
+    buf_clear(&r->split_key);
+    buf_clear(&r->split_request);
+    r->split_proposed = false;
+    size_t pos = 0;
+    struct rtxn *t;
+    while ((t = mapb_next(&r->txns, &pos, NULL)) != NULL) {
+        answer_parked(r, &t->parked);
+        heap_remove(&r->timers, &t->timer);
+        switch (t->state) {
+        case RTXN_COMMITTING:
+        case RTXN_DECIDING:
+            answer_unknown(r, t); /* rule C11 */
+            rtxn_free(r, now, t);
+            break;
+        case RTXN_HOLDING:
+        case RTXN_COORDINATING:
+        case RTXN_PREPARING:
+            if (t->state == RTXN_COORDINATING) {
+                answer_unknown(r, t); /* participants may be prepared: only a record can end it */
+            }
+            rtxn_free(r, now, t);
+            break;
+        case RTXN_FINISHING:
+            if (t->record.size == 0) { /* its prepare record is not applied here yet */
+                rtxn_free(r, now, t);
+                break;
+            }
+            t->state = RTXN_PREPARED;
+            lock_table_release(r->locks, &t->owner);
+            break;
+        case RTXN_PREPARED:
+            lock_table_release(r->locks, &t->owner);
+            break;
+        case RTXN_DECIDED:
+            break;
+        }
+    }
+    while (lock_table_take_granted(r->locks) != NULL) {
+    }
+    answer_parked(r, &r->wait_flight);
+    answer_parked(r, &r->wait_lease);
+    answer_parked(r, &r->wait_safe);
+    LIST_EACH_SAFE(it, tmp, &r->gone)
+    {
+        struct rgone *g = LIST_ENTRY(it, struct rgone, node);
+        list_remove(it);
+        mapb_remove(&r->gone_by_id, slice_of(&g->txn, sizeof g->txn));
+        span_free(g);
+    }
+    store_descriptors_changed(r->store);
+}
+
+/* Lets go of the leadership: no new timestamps, then the release (rule B5). In-flight records do
+ * not hinder it: their timestamps lie below the floor that travels. */
+static void transfer_step(struct replica *r, const struct tt_now *now)
+{
+    if (r->transfer_to == 0 || !r->leading || raft_has_released(r->raft)) {
+        return;
+    }
+    if (r->serving && raft_is_ready(r->raft, now) && r->split_key.size == 0) {
+        r->releasing = true;
+        struct raft_event ev = {.type = RAFT_EV_TRANSFER,
+                                .u.transfer = {.target = r->transfer_to, .release = r->floor}};
+        r->transfer_to = 0;
+        replica_raft(r, now, &ev);
+        if (r->leading && !raft_has_released(r->raft)) {
+            r->releasing = false;
+        }
+        return;
+    }
+    r->transfer_to = 0; /* not serving: nothing to hand over */
+}
+
+/* ---- stored values ---- */
+
+void replica_meta_descriptor_put(struct replica *r)
+{
+    struct buf b = {0};
+    struct range_descriptor d;
+    replica_descriptor(r, &d);
+    d.leader = 0;
+    enc_u8(&b, 1);
+    enc_descriptor(&b, &d);
+    if (engine_meta_put(r->engine, slice_str(meta_descriptor), buf_slice(&b)) != SPAN_OK) {
+        replica_break(r, "descriptor", SPAN_IO);
+    }
+    buf_deinit(&b);
+}
+
+static void descriptor_take(struct replica *r, const struct range_descriptor *d)
+{
+    buf_set(&r->start, d->start);
+    buf_set(&r->end, d->end);
+    r->generation = d->generation;
+    r->member_count = d->member_count;
+    memcpy(r->members, d->members, sizeof r->members);
+}
+
+/* What replays from the engine's file alone; written before every flush. */
+static void meta_before_flush(struct replica *r)
+{
+    struct buf b = {0};
+    uint64_t applied = engine_applied(r->engine);
+    raft_term term = 0;
+    raft_index conf_index = 0;
+    bool known = raft_term_at(r->raft, applied, &term);
+    INVARIANT(known);
+    const struct raft_conf *conf = raft_conf_at(r->raft, applied, &conf_index);
+    enc_u8(&b, 1);
+    enc_u64(&b, applied);
+    enc_u64(&b, term);
+    enc_u64(&b, conf_index);
+    raft_conf_encode(&b, conf);
+    span_status st = engine_meta_put(r->engine, slice_str(meta_raft), buf_slice(&b));
+    buf_clear(&b);
+    uint64_t block = outcome_table_seal(r->outcomes, &b);
+    if (st == SPAN_OK && block != 0) {
+        char key[32];
+        int n = snprintf(key, sizeof key, "%s%016llx", meta_outcomes, (unsigned long long)block);
+        st = engine_meta_put(r->engine, slice_of(key, (size_t)n), buf_slice(&b));
+    }
+    buf_clear(&b);
+    enc_u8(&b, 1);
+    enc_u64(&b, r->watermark.ns);
+    enc_u64(&b, r->applied_ts.ns);
+    if (st == SPAN_OK) {
+        st = engine_meta_put(r->engine, slice_str(meta_values), buf_slice(&b));
+    }
+    buf_deinit(&b);
+    if (st != SPAN_OK) {
+        replica_break(r, "values before flush", st);
+        return;
+    }
+    engine_set_applied(r->engine, applied);
+}
+
+void replica_maybe_flush(struct replica *r, const struct tt_now *now)
+{
+    if (r->flushing || r->broken || engine_applied(r->engine) == 0) {
+        return;
+    }
+    bool due =
+        r->flush_wanted || engine_active_bytes(r->engine) >= store_cfg(r->store)->flush_bytes;
+    if (!due || now->mono_ns < r->flush_at_ns) {
+        return;
+    }
+    r->flush_wanted = false;
+    meta_before_flush(r);
+    if (r->broken) {
+        return;
+    }
+    struct engine_job *job = engine_freeze(r->engine);
+    if (job != NULL) {
+        r->flushing = true;
+        const struct store_io *io = &store_cfg(r->store)->io;
+        io->flush(io->ctx, r->id, job);
+    }
+}
+
+struct load_ctx {
+    struct replica *r;
+    span_status st;
+    uint64_t *base_index;
+    uint64_t *base_term;
+};
+
+static bool load_prepared(void *ctx, struct slice key, struct slice value)
+{
+    struct load_ctx *l = ctx;
+    struct arena a = {0};
+    struct cmd_prepare c;
+    (void)key;
+    l->st = cmd_decode_prepare(value, &a, &c);
+    if (l->st == SPAN_OK) {
+        struct rtxn *t = rtxn_new(l->r, &c.txn, &c.age, RTXN_PREPARED);
+        t->owner.unwoundable = true;
+        t->ts = c.prepare_ts;
+        buf_set(&t->record, value);
+        buf_set(&t->coordinator, c.coordinator);
+        buf_set(&t->anchor, c.anchor);
+        t->coordinator_node = c.coordinator_node;
+        rtxn_keys_set(t, c.writes, c.write_count);
+        rtxn_flight(l->r, t, true);
+    }
+    arena_deinit(&a);
+    return l->st == SPAN_OK;
+}
+
+static bool load_decided(void *ctx, struct slice key, struct slice value)
+{
+    struct load_ctx *l = ctx;
+    struct arena a = {0};
+    struct cmd_decision c;
+    (void)key;
+    l->st = cmd_decode_decision(value, &a, &c);
+    if (l->st == SPAN_OK) {
+        struct rtxn *t = rtxn_new(l->r, &c.txn, &c.txn, RTXN_DECIDED);
+        t->ts = c.ts;
+        buf_set(&t->anchor, c.anchor);
+        t->participant_count = c.participant_count;
+        t->participants = span_calloc(c.participant_count + 1, sizeof *t->participants);
+        for (size_t i = 0; i < c.participant_count; i++) {
+            buf_set(&t->participants[i].anchor, c.participants[i].anchor);
+            t->participants[i].range = c.participants[i].range;
+            t->participants[i].node = c.participants[i].node;
+        }
+    }
+    arena_deinit(&a);
+    return l->st == SPAN_OK;
+}
+
+static bool load_outcomes(void *ctx, struct slice key, struct slice value)
+{
+    struct load_ctx *l = ctx;
+    uint64_t number = 0;
+    for (size_t i = sizeof meta_outcomes - 1; i < key.size; i++) {
+        uint8_t ch = key.data[i];
+        number = number * 16 + (uint64_t)(ch <= '9' ? ch - '0' : ch - 'a' + 10);
+    }
+    l->st = outcome_table_load(l->r->outcomes, number, value);
+    return l->st == SPAN_OK;
+}
+
+static bool load_schema(void *ctx, struct slice key, struct slice value, struct tt_ts ts)
+{
+    struct load_ctx *l = ctx;
+    struct cursor k = cursor_of(key);
+    struct cursor v = cursor_of(value);
+    (void)dec_u8(&k);
+    uint8_t kind = dec_u8(&k);
+    uint32_t table = dec_u32(&k);
+    uint64_t version = dec_u64(&v);
+    if (kind == 's' && cursor_done(&k) && cursor_done(&v)) {
+        struct schema_version *s = SPAN_NEW(struct schema_version);
+        s->version = version;
+        s->since = ts;
+        span_free(map64_put(&l->r->schema, table, s));
+    }
+    return true;
+}
+
+span_status replica_load_meta(struct replica *r, struct span_error *err)
+{
+    struct load_ctx l = {.r = r, .st = SPAN_OK};
+    struct slice v;
+    span_status st = engine_meta_get(r->engine, slice_str(meta_descriptor), &v);
+    if (st != SPAN_OK) {
+        return span_fail(err, SPAN_CORRUPT, "range %llu: its file holds no descriptor",
+                         (unsigned long long)r->id);
+    }
+    struct cursor c = cursor_of(v);
+    struct range_descriptor d;
+    (void)dec_u8(&c);
+    dec_descriptor(&c, &d);
+    if (!cursor_done(&c) || d.range != r->id) {
+        return span_fail(err, SPAN_CORRUPT, "range %llu: malformed descriptor in its file",
+                         (unsigned long long)r->id);
+    }
+    descriptor_take(r, &d);
+    if (engine_meta_get(r->engine, slice_str(meta_values), &v) == SPAN_OK) {
+        c = cursor_of(v);
+        (void)dec_u8(&c);
+        r->watermark = tt_ts_of(dec_u64(&c));
+        r->applied_ts = tt_ts_of(dec_u64(&c));
+    }
+    r->applied_ts = tt_max(r->applied_ts, engine_max_ts(r->engine));
+
+    static const struct {
+        const char *prefix;
+        engine_meta_fn *fn;
+    } parts[] = {{meta_prepared, load_prepared},
+                 {meta_decided, load_decided},
+                 {meta_outcomes, load_outcomes}};
+
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        st = engine_meta_scan(r->engine, slice_str(parts[i].prefix), parts[i].fn, &l);
+        if (st != SPAN_OK || l.st != SPAN_OK) {
+            return span_fail(err, SPAN_CORRUPT, "range %llu: malformed record %s* in its file",
+                             (unsigned long long)r->id, parts[i].prefix);
+        }
+    }
+    static const uint8_t local_start[] = {0, 's'};
+    static const uint8_t local_end[] = {0, 't'};
+    struct engine_scan_spec spec = {
+        .start = slice_of(local_start, 2), .end = slice_of(local_end, 2), .at = ENGINE_NEWEST};
+    struct engine_scan_result res;
+    return engine_scan(r->engine, &spec, load_schema, &l, &res);
+}
+
+/* Position of the log that the engine's content stands for; NOT_FOUND: a file from birth, index 0.
+ */
+span_status replica_installed_base(struct replica *r, raft_index *index, raft_term *term,
+                                   raft_index *conf_index, struct raft_conf *conf)
+{
+    struct slice v;
+    span_status st = engine_meta_get(r->engine, slice_str(meta_raft), &v);
+    if (st != SPAN_OK) {
+        return st;
+    }
+    struct cursor c = cursor_of(v);
+    uint8_t version = dec_u8(&c);
+    *index = dec_u64(&c);
+    *term = dec_u64(&c);
+    *conf_index = dec_u64(&c);
+    if (!cursor_ok(&c) || version != 1 ||
+        raft_conf_decode(dec_raw(&c, cursor_left(&c)), conf) != SPAN_OK) {
+        return SPAN_CORRUPT;
+    }
+    return SPAN_OK;
+}
+
+span_status replica_open_engine(struct replica *r, bool create, struct span_error *err)
+{
+    const struct store_config *cfg = store_cfg(r->store);
+    struct engine_options opt = {.dir = cfg->dir,
+                                 .range_id = r->id,
+                                 .generation = r->file_generation,
+                                 .vfs = cfg->vfs,
+                                 .create = create};
+    return engine_open(&opt, &r->engine, err);
+}
+
+/* Makes the Raft of a replica whose engine is open and loaded. entries: what the WAL holds,
+ * ascending; those at or below the engine's index are skipped. */
+span_status replica_start_raft(struct replica *r, const struct replica_birth *birth,
+                               struct span_error *err)
+{
+    const struct store_config *cfg = store_cfg(r->store);
+    struct raft_config rc = {
+        .self = cfg->self,
+        .range = r->id,
+        .hard_state = birth->hard_state,
+        .seed = cfg->seed ^ (r->id * 0x9e3779b97f4a7c15ULL) ^ cfg->self,
+        .lease_ns = cfg->lease_ns,
+        .fresh = birth->fresh,
+        .promised = birth->promised,
+        .entry_guard = replica_entry_guard,
+    };
+    raft_conf_init(&rc.conf);
+    for (size_t i = 0; i < r->member_count; i++) {
+        if (raft_conf_set(&rc.conf, r->members[i], true) != SPAN_OK) {
+            return span_fail(err, SPAN_CORRUPT, "range %llu: bad member list",
+                             (unsigned long long)r->id);
+        }
+    }
+    span_status st =
+        replica_installed_base(r, &rc.base_index, &rc.base_term, &rc.conf_index, &rc.conf);
+    if (st != SPAN_OK && st != SPAN_NOT_FOUND) {
+        return span_fail(err, SPAN_CORRUPT, "range %llu: malformed log position in its file",
+                         (unsigned long long)r->id);
+    }
+    size_t skip = 0;
+    while (skip < birth->entry_count && birth->entries[skip].index <= rc.base_index) {
+        skip++;
+    }
+    rc.entries = birth->entries + skip;
+    rc.entry_count = birth->entry_count - skip;
+    rc.applied = rc.base_index;
+    if (engine_applied_flushed(r->engine) != rc.base_index) {
+        return span_fail(
+            err, SPAN_CORRUPT, "range %llu: file is at index %llu, its own record says %llu",
+            (unsigned long long)r->id, (unsigned long long)engine_applied_flushed(r->engine),
+            (unsigned long long)rc.base_index);
+    }
+    return raft_new(&rc, &r->raft, err);
+}
+
+/* ---- timers ---- */
+
+static void expire_gone(struct replica *r, const struct tt_now *now)
+{
+    while (!list_is_empty(&r->gone)) {
+        struct rgone *g = LIST_ENTRY(r->gone.next, struct rgone, node);
+        if (g->until_ns > now->mono_ns) {
+            return;
+        }
+        list_remove(&g->node);
+        mapb_remove(&r->gone_by_id, slice_of(&g->txn, sizeof g->txn));
+        span_free(g);
+    }
+}
+
+void replica_propose_resolved(struct replica *r, const struct tt_now *now)
+{
+    if (r->resolved_count == 0 || !replica_may_serve(r, now)) {
+        return;
+    }
+    struct buf b = {0};
+    struct cmd_resolved c = {.count = r->resolved_count,
+                             .txns = (struct txn_id *)(void *)r->resolved.data};
+    cmd_encode_resolved(&b, &c);
+    buf_clear(&r->resolved);
+    r->resolved_count = 0;
+    (void)replica_propose(r, now, CMD_RESOLVED, buf_slice(&b));
+    buf_deinit(&b);
+}
+
+/* Rules C3 and H8: watermark and version horizon are replicated values that the leader raises now
+ * and then, only while there is other work, so that an idle range stays idle. */
+static void maintain(struct replica *r, const struct tt_now *now)
+{
+    if (!replica_may_serve(r, now) || now->mono_ns < r->maintain_at_ns) {
+        return;
+    }
+    r->maintain_at_ns = now->mono_ns + 10 * SEC_NS;
+    replica_propose_resolved(r, now);
+    if (!r->leading || raft_last_index(r->raft) == r->maintain_index) {
+        return;
+    }
+    uint64_t earliest = now->tt.earliest.ns;
+    uint64_t window = store_cfg(r->store)->version_window_ns;
+    struct cmd_maintain c = {
+        .watermark = tt_ts_of(earliest > TXN_AGE_NS_MAX ? earliest - TXN_AGE_NS_MAX : 0),
+        .horizon = tt_ts_of(earliest > window ? earliest - window : 0)};
+    struct buf b = {0};
+    cmd_encode_maintain(&b, &c);
+    if (replica_propose(r, now, CMD_MAINTAIN, buf_slice(&b))) {
+        r->maintain_index = raft_last_index(r->raft);
+    }
+    buf_deinit(&b);
+}
+
+void replica_tick(struct replica *r, const struct tt_now *now)
+{
+    if (now->mono_ns >= r->raft_deadline_ns) {
+        struct raft_event ev = {.type = RAFT_EV_TICK};
+        replica_raft(r, now, &ev);
+    }
+    replica_expire_parked(r, now);
+    struct heap_node *n;
+    while ((n = heap_min(&r->timers)) != NULL && n->key <= now->mono_ns) {
+        struct rtxn *t = (struct rtxn *)(void *)((char *)n - offsetof(struct rtxn, timer));
+        heap_remove(&r->timers, n);
+        replica_rtxn_timer(r, now, t);
+    }
+    expire_gone(r, now);
+    replica_snapshot_tick(r, now);
+    if (r->leading) {
+        replica_split_step(r, now);
+        if (r->resolved_count >= 64) {
+            replica_propose_resolved(r, now);
+        }
+        maintain(r, now);
+    }
+    replica_maybe_flush(r, now);
+}
+
+void replica_schedule(struct replica *r, const struct tt_now *now)
+{
+    uint64_t at = r->raft_deadline_ns;
+    struct heap_node *n = heap_min(&r->deadlines);
+    if (n != NULL && n->key < at) {
+        at = n->key;
+    }
+    n = heap_min(&r->timers);
+    if (n != NULL && n->key < at) {
+        at = n->key;
+    }
+    if (!list_is_empty(&r->gone)) {
+        uint64_t g = LIST_ENTRY(r->gone.next, struct rgone, node)->until_ns;
+        at = g < at ? g : at;
+    }
+    if (r->serving) {
+        bool work = r->resolved_count > 0 || raft_last_index(r->raft) != r->maintain_index;
+        if (work && r->maintain_at_ns < at) {
+            at = r->maintain_at_ns;
+        }
+        if (r->split_key.size > 0 && !r->split_proposed && now->mono_ns + 2 * MS_NS < at) {
+            at = now->mono_ns + 2 * MS_NS;
+        }
+    }
+    if ((r->sending != NULL || r->receiving != NULL) && now->mono_ns + 250 * MS_NS < at) {
+        at = now->mono_ns + 250 * MS_NS;
+    }
+    if (r->flush_wanted && !r->flushing) {
+        uint64_t f = r->flush_at_ns > now->mono_ns ? r->flush_at_ns : now->mono_ns;
+        at = f < at ? f : at;
+    }
+    store_wake_at(r->store, r, at);
+}
+
+void replica_settle(struct replica *r, const struct tt_now *now)
+{
+    /* Each list runs once per call: what is parked again waits for the next change, so this ends.
+     */
+    for (int round = 0; round < 64; round++) {
+        if (r->leading && r->transfer_to != 0) {
+            transfer_step(r, now);
+        }
+        if (r->leading && !r->serving && raft_applied(r->raft) >= r->open_index && !r->broken) {
+            start_serving(r, now);
+        }
+        bool any = false;
+        if (r->rerun_lease) {
+            r->rerun_lease = false;
+            any = true;
+            replica_decide_ready(r, now);
+            replica_rerun(r, now, &r->wait_lease);
+        }
+        if (r->rerun_locks) {
+            r->rerun_locks = false;
+            any = true;
+            replica_wake_granted(r, now);
+        }
+        if (r->rerun_flight) {
+            r->rerun_flight = false;
+            any = true;
+            replica_rerun(r, now, &r->wait_flight);
+        }
+        if (r->rerun_safe) {
+            r->rerun_safe = false;
+            any = true;
+            replica_rerun(r, now, &r->wait_safe);
+        }
+        if (!any) {
+            break;
+        }
+    }
+    if (r->resolved_count >= 256) {
+        replica_propose_resolved(r, now);
+    }
+    replica_maybe_flush(r, now);
+    replica_schedule(r, now);
+}
+
+void replica_flush_raft(struct replica *r, const struct tt_now *now)
+{
+    struct raft_update *up = store_update(r->store);
+    raft_flush(r->raft, now, up);
+    for (size_t i = 0; i < up->msg_count; i++) {
+        send_raft(r, &up->msgs[i]);
+    }
+    r->raft_deadline_ns = up->deadline_mono_ns;
+    uint32_t snapshot_to[LIMIT_REPLICAS];
+    size_t snapshots = up->snapshot_count;
+    memcpy(snapshot_to, up->snapshot_to, sizeof snapshot_to);
+    for (size_t i = 0; i < snapshots; i++) {
+        replica_snapshot_wanted(r, now, snapshot_to[i]);
+    }
+}
+
+/* Entries kept behind the flushed index for members that are a little late. */
+#define LOG_TAIL_ENTRIES 2000
+#define LOG_TAIL_BYTES   (16 * MIB)
+
+static void cut_log(struct replica *r, uint64_t durable)
+{
+    uint64_t low = durable;
+    uint64_t streams = replica_snapshot_floor(r);
+    low = streams < low ? streams : low;
+    const struct store_io *io = &store_cfg(r->store)->io;
+    io->release(io->ctx, r->id, low);
+    if (raft_log_bytes(r->raft) < LOG_TAIL_BYTES) {
+        low = low > LOG_TAIL_ENTRIES ? low - LOG_TAIL_ENTRIES : 0;
+    }
+    if (low > 0) {
+        raft_compact(r->raft, low);
+    }
+}
+
+void replica_flush_done(struct replica *r, const struct tt_now *now, struct engine_job *job)
+{
+    struct engine_flush_result res;
+    struct engine_job *more = engine_flush_done(r->engine, job, &res);
+    if (res.status != SPAN_OK && res.status != SPAN_CANCELED) {
+        SPAN_LOG(WARN, "flush failed, tried again", "range=%llu status=%s",
+                 (unsigned long long)r->id, span_status_name(res.status));
+        r->flush_at_ns = now->mono_ns + SEC_NS;
+        r->flush_wanted = true;
+        if (res.status == SPAN_CORRUPT) {
+            replica_break(r, "flush", res.status);
+        }
+    }
+    if (more != NULL) {
+        const struct store_io *io = &store_cfg(r->store)->io;
+        io->flush(io->ctx, r->id, more);
+        return;
+    }
+    r->flushing = false;
+    cut_log(r, res.durable);
+    if (res.work_left) {
+        r->flush_wanted = true;
+        r->flush_at_ns = now->mono_ns + SEC_NS;
+    }
+    replica_snapshot_install(r, now);
+}

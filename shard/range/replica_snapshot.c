@@ -1,0 +1,397 @@
+/* Snapshots to a member that is behind the log, on the bulk link, one chunk in flight and
+ * acknowledged.
+ *
+ *   sender: BEGIN(stream, index) CHUNK* (the last with `done`)   receiver: ACK(stream, seq, status)
+ * after each
+ *
+ * The content is the engine's flushed state, so its index is that of the file (rule H5b); the log
+ * behind it is still there, because it is only cut up to what is flushed and checkpointed, and
+ * while a stream runs it is not cut beyond the stream's index. The receiver builds the file of the
+ * next generation, which nothing uses until one WAL record names it (rule H5). A lost chunk or
+ * acknowledgement is sent again by a timer; a stream of a leader of an older term is ignored. */
+#include "base/alloc.h"
+#include "base/invariant.h"
+#include "base/log.h"
+#include "shard/range/replica.h"
+
+#define CHUNK_BYTES    (512 * KIB)
+#define RESEND_NS      (500 * MS_NS)
+#define STREAM_LOST_NS (10 * SEC_NS)
+#define SQLITE_WAL_MAX (256 * MIB)
+
+enum snapshot_part {
+    PART_CHUNK = 1,
+};
+
+struct replica_sending {
+    struct replica_sending *next;
+    node_id to;
+    uint64_t stream;
+    uint64_t seq;
+    uint64_t index;
+    struct engine_snapshot *snapshot;
+    struct buf chunk; /* the one not acknowledged */
+    bool done;
+    uint64_t sent_ns;
+    uint64_t heard_ns;
+};
+
+struct replica_receiving {
+    node_id from;
+    uint64_t stream;
+    uint64_t seq; /* next wanted */
+    uint64_t generation;
+    struct engine_restore *restore;
+    bool complete;
+    struct engine_snapshot_info info;
+    uint64_t heard_ns;
+};
+
+static void sending_free(struct replica_sending *s)
+{
+    engine_snapshot_close(s->snapshot);
+    buf_deinit(&s->chunk);
+    span_free(s);
+}
+
+static void sending_end(struct replica *r, const struct tt_now *now, struct replica_sending *s,
+                        bool ok)
+{
+    struct replica_sending **at = &r->sending;
+    while (*at != s) {
+        at = &(*at)->next;
+    }
+    *at = s->next;
+    struct raft_event ev = {.type = ok ? RAFT_EV_SNAPSHOT_SENT : RAFT_EV_SNAPSHOT_FAILED,
+                            .from = s->to,
+                            .u.index = s->index};
+    sending_free(s);
+    replica_raft(r, now, &ev);
+}
+
+static void send_chunk(struct replica *r, const struct tt_now *now, struct replica_sending *s)
+{
+    struct buf *b = store_scratch(r->store);
+    enc_u8(b, 1);
+    enc_u8(b, PART_CHUNK);
+    enc_u64(b, s->stream);
+    enc_u64(b, s->seq);
+    enc_u64(b, raft_current_term(r->raft));
+    enc_u64(b, s->index);
+    enc_bool(b, s->done);
+    enc_bytes(b, buf_slice(&s->chunk));
+    msg_encode_range_bytes(store_out(r->store, s->to, STORE_BULK), MSG_SNAPSHOT, r->id,
+                           buf_slice(b));
+    s->sent_ns = now->mono_ns;
+}
+
+static bool next_chunk(struct replica *r, const struct tt_now *now, struct replica_sending *s)
+{
+    struct span_error err = {0};
+    buf_clear(&s->chunk);
+    if (engine_snapshot_next(s->snapshot, CHUNK_BYTES, &s->chunk, &s->done, &err) != SPAN_OK) {
+        SPAN_LOG(ERROR, "snapshot can not be read", "range=%llu error=\"%s\"",
+                 (unsigned long long)r->id, err.text);
+        return false;
+    }
+    s->seq++;
+    send_chunk(r, now, s);
+    return true;
+}
+
+void replica_snapshot_wanted(struct replica *r, const struct tt_now *now, node_id to)
+{
+    for (struct replica_sending *s = r->sending; s != NULL; s = s->next) {
+        if (s->to == to) {
+            return;
+        }
+    }
+    const struct store_config *cfg = store_cfg(r->store);
+    struct engine_options opt = {
+        .dir = cfg->dir, .range_id = r->id, .generation = r->file_generation, .vfs = cfg->vfs};
+    struct replica_sending *s = SPAN_NEW(struct replica_sending);
+    struct engine_snapshot_info info;
+    struct span_error err = {0};
+    s->to = to;
+    s->next = r->sending;
+    r->sending = s;
+    s->heard_ns = now->mono_ns;
+    s->stream = cfg->incarnation ^ span_mix64(now->mono_ns + to);
+    span_status st = engine_snapshot_open(&opt, &s->snapshot, &info, &err);
+    s->index = st == SPAN_OK ? info.applied : 0;
+    SPAN_LOG(INFO, "sends a snapshot", "range=%llu to=%u index=%llu", (unsigned long long)r->id, to,
+             (unsigned long long)s->index);
+    if (st != SPAN_OK || !next_chunk(r, now, s)) {
+        sending_end(r, now, s, false);
+    }
+}
+
+static void send_ack(struct replica *r, node_id to, uint64_t stream, uint64_t seq, span_status st)
+{
+    struct buf *b = store_scratch(r->store);
+    enc_u8(b, 1);
+    enc_u64(b, stream);
+    enc_u64(b, seq);
+    enc_u16(b, (uint16_t)st);
+    msg_encode_range_bytes(store_out(r->store, to, STORE_CONTROL), MSG_SNAPSHOT_ACK, r->id,
+                           buf_slice(b));
+}
+
+void replica_on_snapshot_ack(struct replica *r, const struct tt_now *now, node_id from,
+                             struct slice bytes)
+{
+    struct cursor c = cursor_of(bytes);
+    uint8_t version = dec_u8(&c);
+    uint64_t stream = dec_u64(&c);
+    uint64_t seq = dec_u64(&c);
+    span_status st = span_status_from_wire(dec_u16(&c));
+    if (!cursor_done(&c) || version != 1) {
+        return;
+    }
+    for (struct replica_sending *s = r->sending; s != NULL; s = s->next) {
+        if (s->to != from || s->stream != stream) {
+            continue;
+        }
+        s->heard_ns = now->mono_ns;
+        if (st != SPAN_OK) {
+            sending_end(r, now, s, false);
+        } else if (seq == s->seq && s->done) {
+            sending_end(r, now, s, true);
+        } else if (seq == s->seq && !next_chunk(r, now, s)) {
+            sending_end(r, now, s, false);
+        }
+        return;
+    }
+}
+
+/* ---- receiver ---- */
+
+static void receiving_free(struct replica *r)
+{
+    struct replica_receiving *v = r->receiving;
+    if (v == NULL) {
+        return;
+    }
+    if (v->restore != NULL) {
+        engine_restore_abort(v->restore);
+    }
+    span_free(v);
+    r->receiving = NULL;
+}
+
+static span_status begin(struct replica *r, node_id from, uint64_t stream)
+{
+    const struct store_config *cfg = store_cfg(r->store);
+    receiving_free(r);
+    struct replica_receiving *v = SPAN_NEW(struct replica_receiving);
+    r->receiving = v;
+    v->from = from;
+    v->stream = stream;
+    v->seq = 1;
+    v->generation = r->file_generation + 1;
+    struct engine_options opt = {.dir = cfg->dir,
+                                 .range_id = r->id,
+                                 .generation = v->generation,
+                                 .vfs = cfg->vfs,
+                                 .create = true};
+    struct span_error err = {0};
+    span_status st = engine_restore_begin(&opt, &v->restore, &err);
+    if (st ==
+        SPAN_EXISTS) { /* complete, but its WAL record was never written: nothing points to it */
+        st = engine_remove_files(&opt, &err);
+        if (st == SPAN_OK) {
+            st = engine_restore_begin(&opt, &v->restore, &err);
+        }
+    }
+    if (st != SPAN_OK) {
+        SPAN_LOG(ERROR, "snapshot can not be received", "range=%llu error=\"%s\"",
+                 (unsigned long long)r->id, err.text);
+    }
+    return st;
+}
+
+static span_status feed(struct replica *r, struct slice chunk, bool done)
+{
+    struct replica_receiving *v = r->receiving;
+    struct span_error err = {0};
+    span_status st = engine_restore_feed(v->restore, chunk, &err);
+    if (st == SPAN_OK && done) {
+        st = engine_restore_finish(v->restore, &v->info, &err);
+        v->restore = NULL;
+        v->complete = st == SPAN_OK;
+    }
+    if (st != SPAN_OK) {
+        SPAN_LOG(ERROR, "snapshot refused", "range=%llu error=\"%s\"", (unsigned long long)r->id,
+                 err.text);
+    }
+    return st;
+}
+
+void replica_on_snapshot(struct replica *r, const struct tt_now *now, node_id from,
+                         struct slice bytes)
+{
+    struct cursor c = cursor_of(bytes);
+    uint8_t version = dec_u8(&c);
+    uint8_t part = dec_u8(&c);
+    uint64_t stream = dec_u64(&c);
+    uint64_t seq = dec_u64(&c);
+    uint64_t term = dec_u64(&c);
+    uint64_t index = dec_u64(&c);
+    bool done = dec_bool(&c);
+    struct slice chunk = dec_bytes(&c);
+    if (!cursor_done(&c) || version != 1 || part != PART_CHUNK) {
+        return;
+    }
+    if (term < raft_current_term(r->raft) || r->leading || index <= raft_applied(r->raft)) {
+        send_ack(r, from, stream, seq, index <= raft_applied(r->raft) ? SPAN_OK : SPAN_NOT_LEADER);
+        return;
+    }
+    struct replica_receiving *v = r->receiving;
+    span_status st = SPAN_OK;
+    if (v == NULL || v->stream != stream) {
+        if (seq != 1 || (v != NULL && v->complete)) {
+            send_ack(r, from, stream, seq, SPAN_UNAVAILABLE);
+            return;
+        }
+        st = begin(r, from, stream);
+        v = r->receiving;
+    }
+    v->heard_ns = now->mono_ns;
+    if (st == SPAN_OK && seq + 1 == v->seq && !v->complete) {
+        send_ack(r, from, stream, seq, SPAN_OK); /* its acknowledgement was lost */
+        return;
+    }
+    if (v->complete || (st == SPAN_OK && seq != v->seq)) {
+        return;
+    }
+    if (st == SPAN_OK) {
+        st = feed(r, chunk, done);
+    }
+    if (st != SPAN_OK) {
+        receiving_free(r);
+        send_ack(r, from, stream, seq, st);
+        return;
+    }
+    v->seq++;
+    if (v->complete) {
+        replica_snapshot_install(r, now); /* acknowledges */
+    } else {
+        send_ack(r, from, stream, seq, SPAN_OK);
+    }
+}
+
+/* Everything in memory is the old file's: it goes, and is loaded from the new one. */
+static void forget_state(struct replica *r, const struct tt_now *now)
+{
+    size_t pos = 0;
+    struct rtxn *t;
+    while ((t = mapb_next(&r->txns, &pos, NULL)) != NULL) {
+        rtxn_free(r, now, t);
+    }
+    while (lock_table_take_granted(r->locks) != NULL) {
+    }
+    pos = 0;
+    struct schema_version *v;
+    while ((v = map64_next(&r->schema, &pos, NULL)) != NULL) {
+        span_free(v);
+    }
+    map64_deinit(&r->schema);
+    map64_init(&r->schema);
+    outcome_table_free(r->outcomes);
+    r->outcomes = outcome_table_new();
+}
+
+void replica_snapshot_install(struct replica *r, const struct tt_now *now)
+{
+    struct replica_receiving *v = r->receiving;
+    if (v == NULL || !v->complete || r->flushing) {
+        return; /* a flush of the old file is under way: called again when it is done */
+    }
+    const struct store_config *cfg = store_cfg(r->store);
+    struct engine_options old = {
+        .dir = cfg->dir, .range_id = r->id, .generation = r->file_generation, .vfs = cfg->vfs};
+    struct span_error err = {0};
+    forget_state(r, now);
+    engine_close(r->engine);
+    r->engine = NULL;
+    r->file_generation = v->generation;
+    span_status st = replica_open_engine(r, false, &err);
+    if (st == SPAN_OK) {
+        st = replica_load_meta(r, &err);
+    }
+    uint64_t stream = v->stream;
+    uint64_t seq = v->seq - 1;
+    node_id from = v->from;
+    struct raft_event ev = {.type = RAFT_EV_SNAPSHOT_INSTALLED};
+    bool dropped = false;
+    if (st == SPAN_OK) {
+        st = replica_installed_base(r, &ev.u.installed.index, &ev.u.installed.term,
+                                    &ev.u.installed.conf_index, &ev.u.installed.conf);
+    }
+    v->complete = false;
+    receiving_free(r);
+    if (st != SPAN_OK) {
+        SPAN_LOG(ERROR, "received snapshot can not be used", "range=%llu error=\"%s\"",
+                 (unsigned long long)r->id, err.text);
+        replica_break(r, "snapshot", st);
+        return;
+    }
+    r->applied_ts = tt_max(r->applied_ts, engine_max_ts(r->engine));
+    /* The record that switches files goes before what Raft then appends behind the snapshot.
+     * Whether the old entries behind it stay is Raft's answer, so it is asked first; both land in
+     * one WAL unit. */
+    uint64_t last = raft_last_index(r->raft);
+    raft_term at = 0;
+    dropped = !(ev.u.installed.index <= last && raft_term_at(r->raft, ev.u.installed.index, &at) &&
+                at == ev.u.installed.term);
+    struct buf b = {0};
+    enc_u8(&b, 1);
+    enc_u64(&b, r->file_generation);
+    enc_bool(&b, dropped);
+    cfg->io.sticky(cfg->io.ctx, r->id, STICKY_FILE, buf_slice(&b));
+    buf_deinit(&b);
+    store_remove_after_persist(r->store, r, &old);
+    replica_raft(r, now, &ev);
+    SPAN_LOG(INFO, "installed a snapshot", "range=%llu index=%llu", (unsigned long long)r->id,
+             (unsigned long long)ev.u.installed.index);
+    send_ack(r, from, stream, seq, SPAN_OK);
+    store_descriptors_changed(r->store);
+}
+
+void replica_snapshot_tick(struct replica *r, const struct tt_now *now)
+{
+    for (struct replica_sending *s = r->sending; s != NULL;) {
+        struct replica_sending *next = s->next;
+        if (!r->leading || s->heard_ns + STREAM_LOST_NS <= now->mono_ns) {
+            sending_end(r, now, s, false);
+        } else if (s->sent_ns + RESEND_NS <= now->mono_ns) {
+            send_chunk(r, now, s);
+        }
+        s = next;
+    }
+    if (r->receiving != NULL && !r->receiving->complete &&
+        r->receiving->heard_ns + STREAM_LOST_NS <= now->mono_ns) {
+        receiving_free(r);
+    }
+}
+
+void replica_snapshot_stop(struct replica *r)
+{
+    while (r->sending != NULL) {
+        struct replica_sending *s = r->sending;
+        r->sending = s->next;
+        sending_free(s);
+    }
+    receiving_free(r);
+}
+
+/* The log may be cut up to here while streams run: a receiver still needs what is behind its
+ * stream's index (rule H5b). */
+uint64_t replica_snapshot_floor(const struct replica *r)
+{
+    uint64_t low = UINT64_MAX;
+    for (const struct replica_sending *s = r->sending; s != NULL; s = s->next) {
+        low = s->index < low ? s->index : low;
+    }
+    return low;
+}

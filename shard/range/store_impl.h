@@ -1,0 +1,90 @@
+/* Inside of the store, shared by store.c, store_restore.c and liveness.c. */
+#ifndef SPAN_SHARD_RANGE_STORE_IMPL_H
+#define SPAN_SHARD_RANGE_STORE_IMPL_H
+
+#include "shard/range/replica.h"
+
+struct pending_persist {
+    uint64_t turn;
+    range_id range;
+    uint64_t seq; /* raft's persist_seq */
+};
+
+struct pending_removal {
+    uint64_t turn;
+    char *dir;
+    range_id range;
+    uint64_t generation;
+};
+
+/* What the WAL holds of a range: while recovering, and of one that no file or split has brought to
+ * life yet (F1). */
+struct orphan {
+    struct raft_hard_state hard_state;
+    bool has_hard_state;
+    uint64_t generation; /* 0: no file record */
+    struct raft_entry *entries;
+    size_t entry_count;
+    size_t entry_cap;
+};
+
+/* What is known of another node from its heartbeats. */
+struct peer {
+    node_id node;
+    uint64_t heard_ns;       /* last message of it, monotonic */
+    uint64_t heard_since_ns; /* heard without a gap since */
+    size_t leads;            /* ranges it leads, as its last heartbeat said */
+    bool clock_conflict;     /* its interval contradicts ours (B8) */
+    uint64_t conflict_ns;
+};
+
+struct store {
+    struct store_config cfg;
+    const struct tt_now *now;
+    struct map64 replicas;
+    struct replica **by_key; /* by start key */
+    size_t by_key_count;
+    struct map64 orphans;
+    struct heap wakes;
+    struct list dirty;
+    struct list touched;
+    struct raft_update update;
+    struct arena request_arena; /* of the request being handled */
+    struct arena apply_arena;   /* of the entry being applied */
+    struct arena message_arena; /* of the heartbeat being handled */
+    struct buf scratch;
+    struct buf row_bytes;
+    struct buf local; /* messages to the own node, handled in the same turn */
+    struct buf local_running;
+    struct range_descriptor *descriptors;
+    uint64_t descriptors_version;
+    uint64_t turn;
+    bool turn_persists;
+    bool wants_tick;
+    bool balance;
+    bool unfit;
+    struct pending_persist *pending;
+    size_t pending_count;
+    size_t pending_cap;
+    struct pending_removal *removals;
+    size_t removal_count;
+    uint64_t bad_messages;
+
+    /* heartbeats */
+    uint64_t heartbeat_at_ns;
+    uint64_t heartbeat_seq;
+    uint64_t balance_at_ns;
+    struct peer peers[LIMIT_PEERS];
+    size_t peer_count;
+};
+
+void store_touch(struct store *s, struct replica *r);
+void store_heartbeats(struct store *s, const struct tt_now *now);
+void store_balance(struct store *s, const struct tt_now *now);
+void store_on_heartbeat(struct store *s, const struct tt_now *now, node_id from, struct slice body);
+void store_on_heartbeat_ack(struct store *s, const struct tt_now *now, node_id from,
+                            struct slice body);
+void replica_flush_raft(struct replica *r, const struct tt_now *now);
+void replica_flush_done(struct replica *r, const struct tt_now *now, struct engine_job *job);
+
+#endif
