@@ -80,17 +80,26 @@ void raft_confs_install(struct raft *r, const struct raft_conf *conf, raft_index
     r->conf_count = above + 1;
 }
 
-/* Configurations at or below the commit index give way to the newest of them. */
-static void confs_commit(struct raft *r)
+/* Configurations that ended at or before the log's base give way. */
+static void confs_forget(struct raft *r)
 {
-    size_t keep = 0;
-    while (keep + 1 < r->conf_count && r->confs[keep + 1].index <= r->commit) {
-        keep++;
+    size_t drop = 0;
+    while (drop + 1 < r->conf_count && r->confs[drop + 1].index <= r->log.base_index) {
+        drop++;
     }
-    if (keep > 0) {
-        r->conf_count -= keep;
-        memmove(r->confs, r->confs + keep, r->conf_count * sizeof(r->confs[0]));
+    if (drop > 0) {
+        r->conf_count -= drop;
+        memmove(r->confs, r->confs + drop, r->conf_count * sizeof(r->confs[0]));
     }
+}
+
+size_t raft_conf_committed(const struct raft *r)
+{
+    size_t at = r->conf_count - 1;
+    while (at > 0 && r->confs[at].index > r->commit) {
+        at--;
+    }
+    return at;
 }
 
 /* ---- log, durability, commit ---- */
@@ -151,7 +160,6 @@ void raft_set_commit(struct raft *r, raft_index commit)
     if (r->matched < commit) {
         r->matched = commit;
     }
-    confs_commit(r);
 }
 
 static void pending_push(struct raft *r, uint64_t seq, raft_index last)
@@ -261,7 +269,7 @@ static void step_finish(struct raft *r, const struct tt_now *now, struct raft_up
 static span_status on_message(struct raft *r, const struct raft_event *ev, struct raft_update *up)
 {
     const struct raft_msg *m = ev->u.msg;
-    if (ev->from == 0 || ev->from == r->self || m->term == 0) {
+    if (ev->from == 0 || ev->from == r->self || (m->term == 0 && m->type != RAFT_MSG_VOTE_ACK)) {
         return SPAN_PROTOCOL;
     }
     switch (m->type) {
@@ -404,7 +412,6 @@ span_status raft_new(const struct raft_config *c, struct raft **out, struct span
     }
     r->applied = r->handed = r->commit = r->matched = c->applied;
     r->stable = raft_log_last(&r->log);
-    confs_commit(r);
     raft_promise_init(&r->promise, c->fresh, c->promised, c->hard_state.term);
     check(r);
     *out = r;
@@ -429,6 +436,7 @@ void raft_compact(struct raft *r, raft_index index)
     raft_index to = index < r->applied ? index : r->applied;
     if (to > r->log.base_index) {
         raft_log_compact(&r->log, to);
+        confs_forget(r);
     }
 }
 
@@ -539,7 +547,7 @@ const struct raft_conf *raft_conf(const struct raft *r, raft_index *conf_index)
 
 const struct raft_conf *raft_committed_conf(const struct raft *r, raft_index *conf_index)
 {
-    return conf_slot(r, 0, conf_index);
+    return conf_slot(r, raft_conf_committed(r), conf_index);
 }
 
 const struct raft_conf *raft_conf_at(const struct raft *r, raft_index index, raft_index *conf_index)

@@ -69,7 +69,7 @@ struct raft {
     struct raft_pending *pending;
     size_t pending_head, pending_count, pending_cap;
 
-    /* confs[0] is the newest committed one, the others follow it in the log. */
+    /* In the order of the log: confs[0] is in force at the base (or the one given at construction). */
     struct raft_conf_slot *confs;
     size_t conf_count, conf_cap;
 
@@ -127,6 +127,7 @@ void raft_log_cut(struct raft *r, raft_index from);
 /* A snapshot at index with this configuration: those of entries still in the log above it stay. */
 void raft_confs_install(struct raft *r, const struct raft_conf *conf, raft_index conf_index,
                         raft_index index);
+size_t raft_conf_committed(const struct raft *r); /* place of the newest committed one in confs */
 void raft_set_commit(struct raft *r, raft_index commit);
 void raft_log_not_stable(struct raft *r, raft_index from); /* nothing from `from` on is durable */
 

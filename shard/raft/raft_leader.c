@@ -30,7 +30,7 @@ static struct raft_progress *find_progress(struct raft *r, uint32_t node)
 
 static bool is_member(const struct raft *r, uint32_t node)
 {
-    for (size_t i = 0; i < r->conf_count; i++) {
+    for (size_t i = raft_conf_committed(r); i < r->conf_count; i++) {
         if (raft_conf_has(&r->confs[i].conf, node)) {
             return true;
         }
@@ -49,7 +49,7 @@ static void sync_progress(struct raft *r, uint64_t mono_ns)
             r->progress[i] = r->progress[--r->progress_count];
         }
     }
-    for (size_t i = 0; i < r->conf_count; i++) {
+    for (size_t i = raft_conf_committed(r); i < r->conf_count; i++) {
         const struct raft_conf *c = &r->confs[i].conf;
         for (size_t k = 0; k < c->count; k++) {
             uint32_t node = c->members[k].node;
@@ -80,7 +80,7 @@ static uint64_t promised_by(const void *ctx, uint32_t node)
 static struct tt_ts lease_end_with(const struct raft *r, const struct raft_conf *extra)
 {
     uint64_t end = extra == NULL ? UINT64_MAX : raft_conf_quorum_value(extra, promised_by, r);
-    for (size_t i = 0; i < r->conf_count; i++) {
+    for (size_t i = raft_conf_committed(r); i < r->conf_count; i++) {
         uint64_t e = raft_conf_quorum_value(&r->confs[i].conf, promised_by, r);
         end = e < end ? e : end;
     }
@@ -161,7 +161,7 @@ static span_status check_conf_change(const struct raft *r, const struct raft_eve
         return SPAN_INVALID;
     }
     /* Raft dissertation 4.1 and its erratum: one at a time, and not before an own-term entry. */
-    if (r->conf_count > 1 || r->commit < r->term_start) {
+    if (raft_conf_committed(r) + 1 < r->conf_count || r->commit < r->term_start) {
         return SPAN_WOULD_WAIT;
     }
     /* Rule B4: what was given out must stay below the lease that the new configuration leaves. */
@@ -191,7 +191,9 @@ static span_status check_proposals(const struct raft *r, const struct raft_event
             }
         }
     }
-    return r->uncommitted_bytes + bytes > RAFT_UNCOMMITTED_BYTES_MAX ? SPAN_OVERLOADED : SPAN_OK;
+    bool first = raft_log_last(&r->log) < r->term_start; /* owed (rule B6): never refused */
+    return !first && r->uncommitted_bytes + bytes > RAFT_UNCOMMITTED_BYTES_MAX ? SPAN_OVERLOADED
+                                                                               : SPAN_OK;
 }
 
 span_status raft_on_propose(struct raft *r, const struct raft_event *ev, struct raft_update *up)
@@ -246,9 +248,9 @@ static void advance_commit(struct raft *r, const struct tt_now *now)
     /* Section 5.4.2, figure 8: entries of older terms are committed only along with one of ours. */
     if (to > r->commit && to >= r->term_start) {
         INVARIANT(raft_log_matches(&r->log, to, r->hs.term));
-        size_t before = r->conf_count;
+        size_t before = raft_conf_committed(r);
         raft_set_commit(r, to);
-        if (r->conf_count != before) {
+        if (raft_conf_committed(r) != before) {
             sync_progress(r, now->mono_ns);
         }
     }
@@ -306,8 +308,10 @@ span_status raft_on_append_ack(struct raft *r, const struct tt_now *now, uint32_
     if (p == NULL) {
         return SPAN_OK;
     }
-    if (a->accepted > raft_log_last(&r->log) || a->match > a->accepted ||
-        a->refusal == RAFT_ACK_TERM) {
+    if (a->refusal == RAFT_ACK_TERM) {
+        return SPAN_OK; /* refuses an append of an older term of ours */
+    }
+    if (a->accepted > raft_log_last(&r->log) || a->match > a->accepted) {
         return SPAN_PROTOCOL;
     }
     note_answer(p, now, a->promised);

@@ -223,8 +223,8 @@ span_status raft_msg_decode(struct slice s, struct raft_msg *out)
     }
     uint8_t type = dec_u8(&c);
     out->term = dec_var(&c);
-    if (!cursor_ok(&c) || out->term == 0) {
-        return SPAN_PROTOCOL;
+    if (!cursor_ok(&c) || (out->term == 0 && type != RAFT_MSG_VOTE_ACK)) {
+        return SPAN_PROTOCOL; /* only a voter may never have been in a term */
     }
     switch (type) {
     case RAFT_MSG_APPEND:
