@@ -22,7 +22,7 @@ void raft_update_deinit(struct raft_update *up)
     raft_update_init(up);
 }
 
-static void update_clear(struct raft_update *up)
+void raft_update_reset(struct raft_update *up)
 {
     struct raft_msg *msgs = up->msgs;
     size_t cap = up->msg_cap;
@@ -264,6 +264,18 @@ static void step_finish(struct raft *r, const struct tt_now *now, struct raft_up
     check(r);
 }
 
+/* After an error, and for APPLIED, which owners send from the middle of carrying out another
+ * update: nothing to carry out, and timers that are due run at the next step (the deadline says
+ * now). */
+static void step_quietly(const struct raft *r, const struct tt_now *now, struct raft_update *up)
+{
+    uint64_t deadline =
+        r->role == RAFT_LEADER ? raft_leader_deadline(r, now) : raft_election_deadline(r, now);
+    raft_update_reset(up);
+    up->deadline_mono_ns = deadline;
+    check(r);
+}
+
 /* ---- dispatch ---- */
 
 static span_status on_message(struct raft *r, const struct raft_event *ev, struct raft_update *up)
@@ -336,9 +348,13 @@ static span_status dispatch(struct raft *r, const struct raft_event *ev, struct 
 
 span_status raft_step(struct raft *r, const struct raft_event *ev, struct raft_update *up)
 {
-    update_clear(up);
+    raft_update_reset(up);
     span_status st = dispatch(r, ev, up);
-    step_finish(r, &ev->now, up);
+    if (st == SPAN_OK && ev->type != RAFT_EV_APPLIED) {
+        step_finish(r, &ev->now, up);
+    } else {
+        step_quietly(r, &ev->now, up);
+    }
     return st;
 }
 

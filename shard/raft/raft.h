@@ -254,21 +254,29 @@ span_status raft_new(const struct raft_config *config, struct raft **out,
                      struct span_error *err) SPAN_CHECKED;
 void raft_free(struct raft *r); /* NULL is ignored */
 
-/* One event. Carry out the update whatever the status: timers run in every step, and a message can
- * raise the term before it turns out wrong. A refused PROPOSE, TRANSFER or CAMPAIGN had no effect
- * of its own.
- * - NOT_LEADER: PROPOSE or TRANSFER at a replica that does not lead, or has released its lease.
- * - WOULD_WAIT: a CONF proposal that must wait: no entry of the own term is committed yet, the
- * change before it is not, or the floor would not stay below the lease end (rule B4).
- * - OVERLOADED: PROPOSE beyond RAFT_UNCOMMITTED_BYTES_MAX (never the first entry of a term).
- * - TOO_LARGE: an entry beyond LIMIT_ENTRY_BYTES.
- * - UNAVAILABLE: CAMPAIGN while a promise, the restart wait or the clock forbids it.
- * - INVALID: SNAPSHOT_INSTALLED at or below what was handed out for applying, or while leading; a
- *   CONF proposal more than one voter away or without the leader itself (transfer first); a
- * TRANSFER target that is no other voter; an event that cannot be meant.
- * - PROTOCOL: a message that no correct peer sends; it was dropped.
- * - CORRUPT: a message contradicts committed entries, or shows a second leader in one term: take
- * this replica out, the range is damaged. */
+/* One event. After anything but OK the update holds the deadline only and nothing has happened
+ * (after CORRUPT the replica must not be used further). So it does for APPLIED, which may therefore
+ * be sent while the rest of another update, copied out, is still to be carried out.
+ *
+ * NOT_LEADER: PROPOSE or TRANSFER at a replica that does not lead, or has released its lease.
+ *
+ * WOULD_WAIT: a CONF proposal that must wait: no entry of the own term is committed yet, the change
+ * before it is not, or the floor would not stay below the lease end (rule B4).
+ *
+ * OVERLOADED: PROPOSE beyond RAFT_UNCOMMITTED_BYTES_MAX (never the first entry of a term).
+ *
+ * TOO_LARGE: an entry beyond LIMIT_ENTRY_BYTES.
+ *
+ * UNAVAILABLE: CAMPAIGN while a promise, the restart wait or the clock forbids it.
+ *
+ * INVALID: SNAPSHOT_INSTALLED at or below what was handed out for applying, or while leading; a
+ * CONF proposal more than one voter away or without the leader itself (transfer first); a TRANSFER
+ * target that is no other voter; an event that cannot be meant.
+ *
+ * PROTOCOL: a message that no correct peer sends; it was dropped.
+ *
+ * CORRUPT: a message contradicts committed entries, or shows a second leader in one term: take this
+ * replica out, the range is damaged. */
 span_status raft_step(struct raft *r, const struct raft_event *ev,
                       struct raft_update *up) SPAN_CHECKED;
 

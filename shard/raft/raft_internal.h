@@ -119,6 +119,7 @@ static inline bool raft_hs_is_durable(const struct raft *r)
 }
 
 /* raft.c */
+void raft_update_reset(struct raft_update *up); /* empty, keeps the memory */
 /* A zeroed message at the end of up->msgs, addressed; valid until the next one is added. */
 struct raft_msg *raft_emit(struct raft_update *up, enum raft_msg_type type, uint32_t to,
                            raft_term term);

@@ -477,11 +477,7 @@ static void flush_member(struct raft *r, struct raft_progress *p, struct tt_ts l
 
 void raft_flush(struct raft *r, const struct tt_now *now, struct raft_update *up)
 {
-    size_t cap = up->msg_cap;
-    struct raft_msg *msgs = up->msgs;
-    raft_update_init(up);
-    up->msgs = msgs;
-    up->msg_cap = cap;
+    raft_update_reset(up);
     if (r->role != RAFT_LEADER) {
         up->deadline_mono_ns = raft_election_deadline(r, now);
         return;
