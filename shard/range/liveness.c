@@ -14,7 +14,6 @@
 #define PEER_LOST_NS    (500 * MS_NS)
 #define PEER_SETTLED_NS (2 * SEC_NS)
 #define BALANCE_NS      (200 * MS_NS)
-#define CONFLICT_NS     (2 * SEC_NS)
 
 static struct peer *peer_of(struct store *s, node_id node)
 {
@@ -39,30 +38,15 @@ static void heard(struct peer *p, const struct tt_now *now)
     p->heard_ns = now->mono_ns;
 }
 
-/* Rule B8: two intervals that can not both hold true time. The message's timestamps are not used;
- * whether it is this clock or the other that is out, the clock's own machine decides by majority.
- */
-static bool conflict(struct peer *p, const struct tt_now *now, const struct tt_interval *sent)
+/* Rule B8: an interval that can not hold true time together with ours. The message's timestamps are
+ * not used; whose clock is out, the clock's own machine decides by majority. */
+static bool conflict(const struct store *s, struct peer *p, const struct tt_now *now,
+                     const struct tt_interval *sent, const struct tt_interval *asked)
 {
-    bool bad = now->tt.latest.ns < sent->earliest.ns;
-    if (bad) {
-        p->clock_conflict = true;
-        p->conflict_ns = now->mono_ns;
-    } else if (p->clock_conflict && p->conflict_ns + CONFLICT_NS < now->mono_ns) {
-        p->clock_conflict = false;
-    }
-    return bad;
-}
-
-size_t store_clock_conflicts(const struct store *s, size_t *heard_from)
-{
-    size_t n = 0;
-    *heard_from = 0;
-    for (size_t i = 0; i < s->peer_count; i++) {
-        n += s->peers[i].clock_conflict ? 1 : 0;
-        *heard_from += s->peers[i].heard_ns != 0 ? 1 : 0;
-    }
-    return n;
+    const struct store_io *io = &s->cfg.io;
+    p->clock_conflict =
+        io->peer_clock != NULL && !io->peer_clock(io->ctx, now, p->node, sent, asked);
+    return p->clock_conflict;
 }
 
 static void heartbeat_to(struct store *s, const struct tt_now *now, node_id to,
@@ -125,7 +109,7 @@ void store_on_heartbeat(struct store *s, const struct tt_now *now, node_id from,
     }
     heard(p, now);
     p->leads = hb.count;
-    if (conflict(p, now, &hb.sent)) {
+    if (conflict(s, p, now, &hb.sent, NULL)) {
         return;
     }
     struct heartbeat_ack ack = {
@@ -157,13 +141,7 @@ void store_on_heartbeat_ack(struct store *s, const struct tt_now *now, node_id f
         return;
     }
     heard(p, now);
-    bool bad = conflict(p, now, &ack.sent);
-    /* Rule B8 over a round trip: the answer's interval must reach behind the question's. */
-    if (ack.sent.latest.ns < ack.echo_sent.earliest.ns) {
-        p->clock_conflict = true;
-        p->conflict_ns = now->mono_ns;
-        bad = true;
-    }
+    bool bad = conflict(s, p, now, &ack.sent, &ack.echo_sent);
     for (size_t i = 0; i < ack.count; i++) {
         const struct heartbeat_ack_range *l = &ack.ranges[i];
         struct replica *r = store_replica(s, l->range);

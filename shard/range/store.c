@@ -612,6 +612,15 @@ void store_flush_done(struct store *s, const struct tt_now *now, range_id range,
     settle(s, now);
 }
 
+void store_flush_abandon(struct store *s, range_id range, struct engine_job *job)
+{
+    struct replica *r = store_replica(s, range);
+    struct engine_flush_result res;
+    while (r != NULL && job != NULL) {
+        job = engine_flush_done(r->engine, job, &res);
+    }
+}
+
 void store_peer_lost(struct store *s, const struct tt_now *now, node_id peer)
 {
     s->now = now;
@@ -677,6 +686,12 @@ size_t store_leader_count(const struct store *s)
         n += s->by_key[i]->leading ? 1 : 0;
     }
     return n;
+}
+
+bool store_is_ready(const struct store *s)
+{
+    const struct replica *r = store_replica(s, 1);
+    return r != NULL && !r->broken && raft_leader(r->raft) != 0;
 }
 
 size_t store_range_count(const struct store *s)

@@ -50,6 +50,10 @@ struct store_io {
                     uint64_t index); /* entries <= index are not needed any more */
     /* A flush job whose next step the flusher is to run; store_flush_done gives it back. */
     void (*flush)(void *ctx, range_id range, struct engine_job *job);
+    /* Rule B8: a peer's interval at sending; `asked`: our own at the question it answers, or NULL.
+     * False: the message's timestamps contradict this clock and are refused. May be NULL. */
+    bool (*peer_clock)(void *ctx, const struct tt_now *now, node_id peer,
+                       const struct tt_interval *sent, const struct tt_interval *asked);
     /* A message for this node's own gateway (MSG_RESPONSE, MSG_WOUNDED, MSG_NODE_REQUEST,
      * MSG_NODE_RESPONSE). body is borrowed. */
     void (*to_gateway)(void *ctx, const struct tt_now *now, node_id from, uint8_t kind,
@@ -86,6 +90,9 @@ SPAN_CHECKED span_status store_restore_sticky(struct store *s, range_id range, u
 SPAN_CHECKED span_status store_restore_entry(struct store *s, range_id range, uint64_t index,
                                              uint64_t term, uint8_t type, struct slice payload,
                                              struct span_error *err);
+void store_restore_tombstone(struct store *s, range_id range);
+/* True once anything was restored. */
+bool store_restore_found(const struct store *s);
 SPAN_CHECKED span_status store_restore_end(struct store *s, const struct tt_now *now,
                                            struct span_error *err);
 
@@ -97,6 +104,8 @@ void store_message(struct store *s, const struct tt_now *now, node_id from, uint
 void store_persisted(struct store *s, const struct tt_now *now, uint64_t turn);
 void store_flush_done(struct store *s, const struct tt_now *now, range_id range,
                       struct engine_job *job);
+/* Gives a job back that will not be run any more (stopping). */
+void store_flush_abandon(struct store *s, range_id range, struct engine_job *job);
 void store_peer_lost(struct store *s, const struct tt_now *now, node_id peer);
 /* Runs what is due. */
 void store_tick(struct store *s, const struct tt_now *now);
@@ -107,12 +116,11 @@ uint64_t store_turn_end(struct store *s, const struct tt_now *now);
 /* Monotonic time of the next store_tick that is needed. */
 uint64_t store_deadline_ns(const struct store *s);
 
+/* Somebody known leads range 1, as far as this node knows. */
+bool store_is_ready(const struct store *s);
 /* Buffer of messages to the own node: the gateway appends its requests here; they are handled in
  * the same turn. */
 struct buf *store_local(struct store *s);
-/* Peers whose interval contradicts the own clock now (rule B8), of how many heard. */
-size_t store_clock_conflicts(const struct store *s, size_t *heard);
-
 /* Settings that change at run time. */
 void store_set_lease(struct store *s, uint64_t lease_ns);
 void store_set_balance(struct store *s,

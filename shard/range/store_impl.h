@@ -35,7 +35,6 @@ struct peer {
     uint64_t heard_since_ns; /* heard without a gap since */
     size_t leads;            /* ranges it leads, as its last heartbeat said */
     bool clock_conflict;     /* its interval contradicts ours (B8) */
-    uint64_t conflict_ns;
 };
 
 struct store {

@@ -115,6 +115,16 @@ span_status store_restore_entry(struct store *s, range_id range, uint64_t index,
     return SPAN_OK;
 }
 
+void store_restore_tombstone(struct store *s, range_id range)
+{
+    store_orphan_drop(s, range);
+}
+
+bool store_restore_found(const struct store *s)
+{
+    return s->orphans.count > 0;
+}
+
 struct file_list {
     struct store *s;
 
