@@ -48,22 +48,29 @@ uint64_t wal_now(const struct wal *w)
     return (uint64_t)ts.tv_sec * SEC_NS + (uint64_t)ts.tv_nsec;
 }
 
-void wal_state_set(struct wal *w, enum wal_state state, const char *text)
+void wal_state_move(struct wal *w, enum wal_state from, enum wal_state to, const char *text)
 {
-    int before = atomic_load(&w->state);
-    do {
-        if (before == (int)state || before == WAL_DEAD) {
-            return;
-        }
-    } while (!atomic_compare_exchange_weak(&w->state, &before, (int)state));
+    int expected = (int)from;
+    if (from == to || !atomic_compare_exchange_strong(&w->state, &expected, (int)to)) {
+        return;
+    }
     static const char *const names[] = {"running", "low on space", "stalled: no space", "dead"};
-    if (state == WAL_RUNNING) {
-        SPAN_LOG(INFO, "log state", "state=\"%s\" reason=\"%s\"", names[state], text);
+    if (to == WAL_RUNNING) {
+        SPAN_LOG(INFO, "log state", "state=\"%s\" reason=\"%s\"", names[to], text);
     } else {
-        SPAN_LOG(ERROR, "log state", "state=\"%s\" reason=\"%s\"", names[state], text);
+        SPAN_LOG(ERROR, "log state", "state=\"%s\" reason=\"%s\"", names[to], text);
     }
     if (w->opt.on_state != NULL) {
-        w->opt.on_state(w->opt.state_ctx, state, text);
+        w->opt.on_state(w->opt.state_ctx, to, text);
+    }
+}
+
+/* From whatever it is. DEAD is for ever. */
+static void state_force(struct wal *w, enum wal_state to, const char *text)
+{
+    enum wal_state from;
+    while ((from = wal_state_get(w)) != to && from != WAL_DEAD) {
+        wal_state_move(w, from, to, text);
     }
 }
 
@@ -486,7 +493,8 @@ static enum round_result round_commit(struct wal *w, struct list *jobs, span_sta
             w->io_failures = 0;
             if (wal_state_get(w) == WAL_STALLED) {
                 bool low = atomic_load(&w->reserve_used);
-                wal_state_set(w, low ? WAL_LOW_SPACE : WAL_RUNNING, "the log could write again");
+                wal_state_move(w, WAL_STALLED, low ? WAL_LOW_SPACE : WAL_RUNNING,
+                               "the log could write again");
             }
             return ROUND_DONE;
         }
@@ -494,20 +502,13 @@ static enum round_result round_commit(struct wal *w, struct list *jobs, span_sta
             if (wal_state_get(w) != WAL_STALLED) {
                 failure_count(w, &w->stats.stalls, w->m_stalls);
             }
-            wal_state_set(w, WAL_STALLED, err.text);
+            state_force(w, WAL_STALLED, err.text);
             return ROUND_AGAIN;
         }
         failure_count(w, &w->stats.sync_failures, w->m_sync_failures);
         w->io_failures++;
         if (w->io_failures >= 2) {
-            /* Under q_mu, so that no batch is taken after those that are failed now. */
-            pthread_mutex_lock(&w->q_mu);
-            int before = atomic_exchange(&w->state, WAL_DEAD);
-            pthread_mutex_unlock(&w->q_mu);
-            SPAN_LOG(ERROR, "log is dead", "error=\"%s\"", err.text);
-            if (before != WAL_DEAD && w->opt.on_state != NULL) {
-                w->opt.on_state(w->opt.state_ctx, WAL_DEAD, err.text);
-            }
+            state_force(w, WAL_DEAD, err.text);
             return ROUND_DONE;
         }
         SPAN_LOG(ERROR, "log write failed, writing again to a fresh segment (rule H4)",
@@ -587,7 +588,7 @@ static void round_run(struct wal *w, struct list *jobs)
     jobs_finish(w, jobs, st);
     if (result == ROUND_AGAIN && closing) {
         /* Nothing later may succeed where this failed: that would leave a hole. */
-        wal_state_set(w, WAL_DEAD, "closed while the disk was full");
+        state_force(w, WAL_DEAD, "closed while the disk was full");
     } else if (result == ROUND_DONE && st == SPAN_OK) {
         mark_plan(w);
     }

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -218,6 +219,16 @@ static span_status posix_sync_dir(struct wal_fs *fs, struct span_error *err)
     return fsync(p->dir_fd) == 0 ? SPAN_OK : posix_fail(err, "fsync", p->dir, errno);
 }
 
+static span_status posix_space(struct wal_fs *fs, uint64_t *out, struct span_error *err)
+{
+    struct statvfs v;
+    if (fstatvfs(posix_fs_of(fs)->dir_fd, &v) != 0) {
+        return posix_fail(err, "fstatvfs", fs->dir, errno);
+    }
+    *out = (uint64_t)v.f_bavail * (uint64_t)v.f_frsize;
+    return SPAN_OK;
+}
+
 static span_status posix_list(struct wal_fs *fs, wal_list_fn *fn, void *ctx, struct span_error *err)
 {
     DIR *d = opendir(fs->dir);
@@ -262,6 +273,7 @@ static const struct wal_fs_ops posix_ops = {
     .rename = posix_rename,
     .unlink = posix_unlink,
     .sync_dir = posix_sync_dir,
+    .space = posix_space,
     .list = posix_list,
     .free = posix_free,
 };
@@ -404,6 +416,15 @@ static span_status faulty_sync_dir(struct wal_fs *fs, struct span_error *err)
     return in->ops->sync_dir(in, err);
 }
 
+static span_status faulty_space_left(struct wal_fs *fs, uint64_t *out, struct span_error *err)
+{
+    struct faulty_fs *p = faulty_of(fs);
+    *out = 0;
+    return atomic_load_explicit(&p->faults->no_space, memory_order_relaxed)
+               ? SPAN_OK
+               : p->inner->ops->space(p->inner, out, err);
+}
+
 static span_status faulty_list(struct wal_fs *fs, wal_list_fn *fn, void *ctx,
                                struct span_error *err)
 {
@@ -428,6 +449,7 @@ static const struct wal_fs_ops faulty_ops = {
     .rename = faulty_rename,
     .unlink = faulty_unlink,
     .sync_dir = faulty_sync_dir,
+    .space = faulty_space_left,
     .list = faulty_list,
     .free = faulty_free,
 };

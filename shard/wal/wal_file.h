@@ -46,6 +46,8 @@ struct wal_fs_ops {
                           struct span_error *err);
     span_status (*unlink)(struct wal_fs *fs, const char *name, struct span_error *err);
     span_status (*sync_dir)(struct wal_fs *fs, struct span_error *err);
+    /* Bytes that can still be written; asked before filling, so as not to take the last ones. */
+    span_status (*space)(struct wal_fs *fs, uint64_t *out, struct span_error *err);
     span_status (*list)(struct wal_fs *fs, wal_list_fn *fn, void *ctx, struct span_error *err);
     void (*free)(struct wal_fs *fs);
 };

@@ -116,8 +116,8 @@ struct wal {
 uint64_t wal_now(const struct wal *w);
 /* Wants an empty unit within mark_delay_ns. */
 void wal_mark_request(struct wal *w);
-/* Tells the owner when the state changed. DEAD is for ever. */
-void wal_state_set(struct wal *w, enum wal_state state, const char *text);
+/* Changes the state if it is `from`, and tells the owner. Writer and preparer both do. */
+void wal_state_move(struct wal *w, enum wal_state from, enum wal_state to, const char *text);
 
 /* wal_prepare.c */
 struct wal_segment *wal_segment_new(uint64_t id, uint64_t bytes);

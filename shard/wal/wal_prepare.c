@@ -15,7 +15,7 @@
 #include "base/log.h"
 #include "shard/wal/wal_internal.h"
 
-#include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <time.h>
@@ -88,12 +88,23 @@ static span_status unlink_quietly(struct wal *w, const char *name)
     return st;
 }
 
-/* Fills a new file called `name` with zeros; leaves nothing behind when it fails. */
-static span_status make_zeros(struct wal *w, const char *name, struct span_error *err)
+/* Fills a new file called `name` with zeros; leaves nothing behind when it fails. Not begun unless
+ * `room` bytes are free: trying again and again on a full disk would each time take the last ones
+ * from SQLite, which needs them to flush and so to make room. */
+static span_status make_zeros(struct wal *w, const char *name, uint64_t room,
+                              struct span_error *err)
 {
     const struct wal_fs_ops *ops = w->fs->ops;
     struct wal_file *f = NULL;
-    span_status st = ops->open(w->fs, name, true, &f, err);
+    uint64_t free_bytes = 0;
+    span_status st = ops->space(w->fs, &free_bytes, err);
+    if (st == SPAN_OK && free_bytes < room) {
+        st = span_fail(err, SPAN_NO_SPACE, "%s/%s: no room, %" PRIu64 " bytes are left on the disk",
+                       w->fs->dir, name, free_bytes);
+    }
+    if (st == SPAN_OK) {
+        st = ops->open(w->fs, name, true, &f, err);
+    }
     if (st != SPAN_OK) {
         return st;
     }
@@ -159,7 +170,7 @@ static span_status raw_file(struct wal *w, bool *recycled, struct span_error *er
         }
         garbage_unlink(w, g);
     }
-    span_status st = make_zeros(w, WAL_TMP_NAME, err);
+    span_status st = make_zeros(w, WAL_TMP_NAME, w->opt.segment_bytes, err);
     if (st != SPAN_NO_SPACE) {
         return st;
     }
@@ -174,7 +185,7 @@ static span_status raw_file(struct wal *w, bool *recycled, struct span_error *er
     struct span_error full = *err;
     st = take_over(w, WAL_RESERVE_NAME, err);
     if (st == SPAN_OK) {
-        wal_state_set(w, WAL_LOW_SPACE, full.text);
+        wal_state_move(w, WAL_RUNNING, WAL_LOW_SPACE, full.text);
         *recycled = true;
     }
     return st;
@@ -292,7 +303,7 @@ static void do_spare(struct wal *w)
 static void do_reserve(struct wal *w)
 {
     struct span_error err = {0};
-    span_status st = make_zeros(w, WAL_RESERVE_NAME, &err);
+    span_status st = make_zeros(w, WAL_RESERVE_NAME, 2 * w->opt.segment_bytes, &err);
     if (st == SPAN_OK) {
         st = w->fs->ops->sync_dir(w->fs, &err);
     }
@@ -300,11 +311,13 @@ static void do_reserve(struct wal *w)
     w->reserve_present = st == SPAN_OK;
     w->reserve_retry_ns = wal_now(w) + RESERVE_RETRY_NS;
     pthread_mutex_unlock(&w->s_mu);
+    if (st == SPAN_OK || st == SPAN_NO_SPACE) {
+        atomic_store(&w->reserve_used, st != SPAN_OK);
+    }
     if (st == SPAN_OK) {
-        atomic_store(&w->reserve_used, false);
-        if (wal_state_get(w) == WAL_LOW_SPACE) {
-            wal_state_set(w, WAL_RUNNING, "there is room on the disk again");
-        }
+        wal_state_move(w, WAL_LOW_SPACE, WAL_RUNNING, "there is room on the disk again");
+    } else if (st == SPAN_NO_SPACE) {
+        wal_state_move(w, WAL_RUNNING, WAL_LOW_SPACE, err.text);
     } else {
         SPAN_LOG(WARN, "cannot make the log's reserve file", "error=\"%s\"", err.text);
     }

@@ -401,6 +401,17 @@ static span_status mem_sync_dir(struct wal_fs *fs, struct span_error *err)
     return st;
 }
 
+static span_status mem_space(struct wal_fs *fs, uint64_t *out, struct span_error *err)
+{
+    (void)err;
+    struct wal_memfs *m = mem_of(fs);
+    pthread_mutex_lock(&m->mu);
+    uint64_t used = bytes_used(m);
+    *out = used < m->capacity ? m->capacity - used : 0;
+    pthread_mutex_unlock(&m->mu);
+    return SPAN_OK;
+}
+
 static span_status mem_list(struct wal_fs *fs, wal_list_fn *fn, void *ctx, struct span_error *err)
 {
     (void)err;
@@ -428,6 +439,7 @@ static const struct wal_fs_ops mem_ops = {
     .rename = mem_rename,
     .unlink = mem_unlink,
     .sync_dir = mem_sync_dir,
+    .space = mem_space,
     .list = mem_list,
     .free = mem_free,
 };

@@ -631,6 +631,77 @@ Test(wal, another_stores_log_is_refused)
     span_free(m);
 }
 
+Test(wal, what_was_cut_once_never_comes_back)
+{
+    struct model *m = span_calloc(1, sizeof *m);
+    struct span_error err;
+    char first[] = "wal-0000000000000001.seg";
+    model_init(m, 21, 8192, 100);
+    cr_assert_eq(model_open(m, &err), SPAN_OK);
+    model_submit(m);
+    model_drain(m);
+    wal_abandon(m->w);
+    wal_memfs_kill(m->fs);
+    /* As if power had gone before the sync: of [head][unit] only the unit reached the disk. */
+    wal_memfs_xor(m->fs, first, 512 + 20, 1);
+    m->acked = 0;
+    struct wal_stats stats;
+    cr_assert_eq(model_open(m, &err), SPAN_OK, "%s", err.text);
+    cr_assert_eq(m->replayed.batch, 0);
+    wal_stats_get(m->w, &stats);
+    cr_assert(stats.recovered_cut_bytes >= 512);
+    /* A head alone is written, of the same size: the old unit must not continue it. */
+    model_mark(m);
+    wal_abandon(m->w);
+    wal_memfs_kill(m->fs);
+    cr_assert_eq(model_open(m, &err), SPAN_OK, "%s", err.text);
+    cr_assert_eq(m->replayed.batch, 0);
+    wal_abandon(m->w);
+    model_deinit(m);
+    span_free(m);
+}
+
+/* Greatest segment name, copied to out. */
+static void last_segment(struct wal_memfs *fs, char out[40])
+{
+    out[0] = '\0';
+    for (size_t f = 0; f < wal_memfs_count(fs); f++) {
+        const char *name = wal_memfs_name(fs, f);
+        if (strncmp(name, "wal-", 4) == 0 && strcmp(name, out) > 0) {
+            snprintf(out, 40, "%s", name);
+        }
+    }
+}
+
+Test(wal, a_segment_made_at_the_last_moment_is_missed_too)
+{
+    struct model *m = span_calloc(1, sizeof *m);
+    struct span_error err = {0};
+    char full[40];
+    char last[40];
+    model_init(m, 22, 8192, 300);
+    cr_assert_eq(model_open(m, &err), SPAN_OK);
+    wal_memfs_set_capacity(m->fs, 3 * 8192);
+    for (int i = 0; i < 200 && wal_state_get(m->w) != WAL_STALLED; i++) {
+        model_submit(m);
+        (void)wal_run(m->w);
+    }
+    cr_assert_eq(wal_state_get(m->w), WAL_STALLED);
+    last_segment(m->fs, full);
+    wal_memfs_set_capacity(m->fs, UINT64_MAX);
+    m->now_ns += SEC_NS;
+    model_drain(m);
+    wal_abandon(m->w);
+    wal_memfs_kill(m->fs);
+    for (last_segment(m->fs, last); strcmp(last, full) > 0; last_segment(m->fs, last)) {
+        (void)wal_memfs_remove(m->fs, last);
+    }
+    cr_assert_eq(model_open(m, &err), SPAN_CORRUPT);
+    cr_assert(strstr(err.text, "missing") != NULL, "%s", err.text);
+    model_deinit(m);
+    span_free(m);
+}
+
 /* ---- Failing disks ---- */
 
 Test(wal, a_failed_sync_is_written_again_elsewhere_before_it_is_acknowledged)
@@ -645,12 +716,15 @@ Test(wal, a_failed_sync_is_written_again_elsewhere_before_it_is_acknowledged)
         model_drain(m);
     }
     model_mark(m);
+    wal_stats_get(m->w, &stats);
     wal_memfs_fail_syncs(m->fs, 0, 1);
     model_submit(m);
     model_drain(m);
     cr_assert_eq(m->failed, 0);
+    uint64_t before = stats.rotations;
     wal_stats_get(m->w, &stats);
     cr_assert_eq(stats.sync_failures, 1);
+    cr_assert_eq(stats.rotations, before + 1, "written again, but not to a fresh segment");
     /* Power goes at once; the pages of the failed sync were marked clean and are gone. */
     wal_abandon(m->w);
     wal_memfs_power_loss(m->fs, &m->rng, 0);
