@@ -26,6 +26,7 @@ enum item_kind {
     ITEM_PERSISTED,
     ITEM_FLUSHED,
     ITEM_PEER_LOST,
+    ITEM_PEER_STORE,
     ITEM_CALL,
 };
 
@@ -36,6 +37,9 @@ enum item_tag {
     TAG_FRAME,
     TAG_GUEST,
 };
+
+/* Records of the node itself in the WAL: sticky kind = peer's node id, payload = its store id. */
+#define NODE_RANGE UINT64_MAX
 
 struct own_item {
     struct mailbox_item item;
@@ -84,6 +88,8 @@ struct node {
     pthread_t flusher;
     bool worker_runs;
     bool flusher_runs;
+    uint64_t peer_stores[LIMIT_PEERS + 1]; /* by node id; 0: never met */
+    bool own_records; /* the batch holds records that no turn of the store counts */
     struct peer_out peers[LIMIT_PEERS];
     size_t peer_count;
     char *range_dir;
@@ -170,12 +176,13 @@ static void on_frame(void *ctx, struct net_frame *f)
 static void on_peer(void *ctx, const struct transport_peer_event *ev)
 {
     struct node *n = ctx;
-    if (ev->up || ev->class != NET_CONTROL) {
+    if (ev->class != NET_CONTROL) {
         return;
     }
     struct own_item *i = SPAN_NEW(struct own_item);
-    i->kind = ITEM_PEER_LOST;
+    i->kind = ev->up ? ITEM_PEER_STORE : ITEM_PEER_LOST;
     i->number = ev->node;
+    i->range = ev->store_id;
     post_own(n, i);
 }
 
@@ -307,6 +314,23 @@ static void handle_frame(struct node *n, const struct tt_now *now, struct net_fr
     net_frame_unref(f);
 }
 
+/* Rule F2: the store that a node number was first met with is remembered for ever; a wiped disk
+ * that comes back under the old number is refused at HELLO, because it forgot its votes and
+ * promises. */
+static void note_peer_store(struct node *n, node_id peer, uint64_t store_id)
+{
+    if (store_id == 0 || peer == 0 || peer > LIMIT_PEERS || n->peer_stores[peer] != 0) {
+        return;
+    }
+    n->peer_stores[peer] = store_id;
+    struct buf b = {0};
+    enc_u64(&b, store_id);
+    wal_batch_add_sticky(&n->batch, NODE_RANGE, (uint8_t)peer, buf_slice(&b));
+    buf_deinit(&b);
+    n->own_records = true;
+    (void)!transport_peer_store_set(n->transport, peer, store_id);
+}
+
 static void handle_own(struct node *n, const struct tt_now *now, struct own_item *i)
 {
     switch (i->kind) {
@@ -321,6 +345,9 @@ static void handle_own(struct node *n, const struct tt_now *now, struct own_item
         if (n->guest.peer_lost != NULL) {
             n->guest.peer_lost(n->guest.ctx, now, (node_id)i->number);
         }
+        break;
+    case ITEM_PEER_STORE:
+        note_peer_store(n, (node_id)i->number, i->range);
         break;
     case ITEM_CALL:
         i->call->fn(i->call->ctx, n, now);
@@ -362,7 +389,8 @@ static void send_all(struct node *n)
 static void turn_end(struct node *n, const struct tt_now *now)
 {
     uint64_t turn = store_turn_end(n->store, now);
-    if (turn != 0) {
+    if (turn != 0 || n->own_records) {
+        n->own_records = false;
         span_status st = wal_submit(n->wal, &n->batch, on_durable, n, turn);
         while (st == SPAN_OVERLOADED && !atomic_load(&n->fatal)) {
             struct timespec ms = {0, 1000000};
@@ -522,6 +550,14 @@ static void *flusher_main(void *arg)
 static span_status replay(void *ctx, const struct wal_record *r, struct span_error *err)
 {
     struct node *n = ctx;
+    if (r->range == NODE_RANGE) {
+        struct cursor c = cursor_of(r->payload);
+        if (r->kind == WAL_STICKY && r->type <= LIMIT_PEERS) {
+            n->peer_stores[r->type] = dec_u64(&c);
+        }
+        return cursor_ok(&c) ? SPAN_OK
+                             : span_fail(err, SPAN_CORRUPT, "malformed record of a peer's store");
+    }
     switch (r->kind) {
     case WAL_ENTRY:
         return store_restore_entry(n->store, r->range, r->index, r->term, r->type, r->payload, err);

@@ -1,0 +1,405 @@
+/* A node put together: data folder, clock, store and its threads (shard/node.h), gateway, SQL
+ * sessions, PostgreSQL port, HTTP port.
+ *
+ *   pg_listener --session--> sql_session --> kv_session --op--> node's worker: gateway core -->
+ * ranges here and elsewhere
+ *        `--- answers through the answer gate (rule D0)
+ *
+ * Stopping, in order: no new clients and the old ones drained, leaderships handed over, gateway
+ * closed, threads stopped, log closed. */
+#include "coordinator/server.h"
+
+#include "base/alloc.h"
+#include "base/log.h"
+#include "base/map.h"
+#include "base/rng.h"
+#include "coordinator/answer_gate.h"
+#include "coordinator/data_dir.h"
+#include "coordinator/gateway.h"
+#include "coordinator/http.h"
+#include "coordinator/kv_session.h"
+#include "coordinator/pg_listener.h"
+#include "coordinator/server_impl.h"
+#include "sql/session.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <time.h>
+
+#define DRAIN_MS    10000u
+#define HANDOVER_NS (2 * SEC_NS)
+
+/* ---- the gateway as the node's guest ---- */
+
+static void guest_message(void *ctx, const struct tt_now *now, node_id from, uint8_t kind,
+                          struct slice body)
+{
+    struct server *s = ctx;
+    gateway_message(s->gateway, now, from, kind, body);
+}
+
+static void guest_op(void *ctx, const struct tt_now *now, struct mailbox_item *item)
+{
+    struct server *s = ctx;
+    gateway_op(s->gateway, now, MAILBOX_ENTRY(item, struct gateway_op, item));
+}
+
+static void guest_tick(void *ctx, const struct tt_now *now)
+{
+    struct server *s = ctx;
+    gateway_tick(s->gateway, now);
+}
+
+static uint64_t guest_deadline(void *ctx)
+{
+    struct server *s = ctx;
+    return gateway_deadline_ns(s->gateway);
+}
+
+static void guest_peer_lost(void *ctx, const struct tt_now *now, node_id node)
+{
+    struct server *s = ctx;
+    gateway_peer_lost(s->gateway, now, node);
+}
+
+static void guest_turn_begin(void *ctx, const struct tt_now *now)
+{
+    struct server *s = ctx;
+    struct store *store = node_store(s->node);
+    uint64_t version = store_descriptors_version(store);
+    if (version != s->learnt_version) {
+        s->learnt_version = version;
+        struct range_descriptor *all;
+        arena_clear(&s->learn_arena);
+        size_t n = store_descriptors(store, &s->learn_arena, &all);
+        gateway_learn(s->gateway, now, all, n);
+    }
+}
+
+static struct buf *gateway_out(void *ctx, node_id to, unsigned cls)
+{
+    struct server *s = ctx;
+    return node_out(s->node, to, (enum store_class)cls);
+}
+
+static span_status post_op(void *ctx, struct gateway_op *op)
+{
+    struct server *s = ctx;
+    return node_post(s->node, &op->item);
+}
+
+static void session_now(void *ctx, struct tt_now *out)
+{
+    struct server *s = ctx;
+    clock_now(s->clock, out);
+}
+
+/* ---- sessions ---- */
+
+static void open_failed(const struct pg_sink *sink, const char *sqlstate, const char *text)
+{
+    struct pg_error e = {.severity = "FATAL", .sqlstate = sqlstate, .message = text};
+    pg_sink_error(sink, &e);
+}
+
+static bool session_open(void *ctx, const struct pg_startup *st, const struct pg_sink *sink,
+                         struct pg_session *out)
+{
+    struct server *s = ctx;
+    struct span_error err = {0};
+    struct kv *kv = kv_session_new(s->kv_env);
+    struct sql_session_options opt = {.user = st->user,
+                                      .database = st->database,
+                                      .application_name = st->application_name,
+                                      .retry_ns = 0};
+    struct sql_session *session = sql_session_new(kv, s->schemas, &opt, &err);
+    if (session == NULL) {
+        kv->ops->free(kv);
+        open_failed(sink, "53000", err.text);
+        return false;
+    }
+    for (size_t i = 0; i < st->setting_count; i++) {
+        if (!sql_session_set(session, st->setting_names[i], st->setting_values[i], &err)) {
+            open_failed(sink, "22023", err.text);
+            sql_session_free(session);
+            return false;
+        }
+    }
+    *out = sql_session_pg(session);
+    return true;
+}
+
+/* ---- start ---- */
+
+static void on_fatal(void *ctx, const char *what)
+{
+    struct server *s = ctx;
+    pthread_mutex_lock(&s->lock);
+    s->fatal = true;
+    (void)snprintf(s->fatal_text, sizeof s->fatal_text, "%s", what);
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->lock);
+}
+
+static span_status start_clock(struct server *s, struct span_error *err)
+{
+    struct clock_options co;
+    clock_options_init(&co);
+    switch (s->options.clock) {
+    case SERVER_CLOCK_EMULATED:
+        co.source = CLOCK_SOURCE_EMULATED;
+        break;
+    case SERVER_CLOCK_SYSTEM:
+        co.source = CLOCK_SOURCE_SYSTEM;
+        break;
+    case SERVER_CLOCK_FIXED:
+        co.source = CLOCK_SOURCE_FIXED;
+        break;
+    }
+    co.epsilon_ns = s->options.epsilon_ns;
+    co.offset_ns = s->options.clock_offset_ns;
+    co.drift_ppb = s->options.clock_drift_ppb;
+    co.peer_count = (unsigned)s->options.peer_count - 1;
+    span_status st = clock_new(&co, &s->clock, err);
+    if (st == SPAN_OK) {
+        (void)clock_refresh(s->clock);
+    }
+    return st;
+}
+
+static span_status start_node(struct server *s, struct span_error *err)
+{
+    struct node_peer peers[LIMIT_PEERS];
+    const char *listen = s->options.peer_listen;
+    for (size_t i = 0; i < s->options.peer_count; i++) {
+        peers[i] =
+            (struct node_peer){.node = s->options.peers[i].id, .url = s->options.peers[i].url};
+        if (listen == NULL && s->options.peers[i].id == s->options.id) {
+            listen = s->options.peers[i].url;
+        }
+    }
+    (void)snprintf(s->peer_url, sizeof s->peer_url, "%s", listen == NULL ? "" : listen);
+    struct node_config nc = {
+        .self = s->options.id,
+        .cluster_id = span_hash64(s->options.cluster, strlen(s->options.cluster)),
+        .store_id = s->data.store_id,
+        .dir = s->data.path,
+        .created = s->data.created,
+        .listen_url = s->peer_url,
+        .source = s->options.bind,
+        .peers = peers,
+        .peer_count = s->options.peer_count,
+        .clock = s->clock,
+        .timer = s->timer,
+        .metrics = s->metrics,
+        .lease_ns = s->options.lease_ns,
+        .version_window_ns = s->options.version_window_ns,
+        .flush_bytes = s->options.flush_bytes,
+        .enable_faults = s->options.enable_faults,
+        .on_fatal = on_fatal,
+        .fatal_ctx = s,
+    };
+    return node_open(&nc, &s->node, err);
+}
+
+static span_status start_gateway(struct server *s, struct span_error *err)
+{
+    struct gateway_config gc = {
+        .self = s->options.id,
+        .incarnation = node_incarnation(s->node),
+        .node_count = s->options.peer_count,
+        .seed = rng_os_u64(),
+        .metrics = s->metrics,
+        .out_ctx = s,
+        .out = gateway_out,
+        .host = {.ctx = s, .show = server_show, .set = server_set},
+    };
+    for (size_t i = 0; i < s->options.peer_count; i++) {
+        gc.nodes[i] = s->options.peers[i].id;
+    }
+    s->gateway = gateway_new(&gc);
+    struct kv_env_options ko = {.node = s->options.id,
+                                .seed = rng_os_u64(),
+                                .now = session_now,
+                                .now_ctx = s,
+                                .post = post_op,
+                                .post_ctx = s};
+    s->kv_env = kv_env_new(&ko);
+    struct node_guest guest = {.ctx = s,
+                               .message = guest_message,
+                               .op = guest_op,
+                               .tick = guest_tick,
+                               .deadline_ns = guest_deadline,
+                               .peer_lost = guest_peer_lost,
+                               .turn_begin = guest_turn_begin};
+    return node_start(s->node, &guest, err);
+}
+
+static span_status start_ports(struct server *s, struct span_error *err)
+{
+    struct answer_gate_options ag = {
+        .clock = s->clock, .metrics = s->metrics, .skip = s->options.unsafe_skip_commit_wait};
+    s->gate = answer_gate_new(&ag);
+    sql_global_init();
+    s->schemas = schema_cache_new();
+    const char *addresses[] = {s->options.sql_listen};
+    struct pg_listener_config lc = {
+        .addresses = addresses,
+        .address_count = 1,
+        .factory = {.open = session_open, .ctx = s},
+        .server_version = SPAN_VERSION,
+        .hold = answer_gate_hold,
+        .hold_ctx = s->gate,
+        .metrics = s->metrics,
+        .node = s->options.id,
+        .sessions_max = s->options.sessions_max,
+    };
+    span_status st = pg_listener_open(&lc, &s->listener, err);
+    if (st == SPAN_OK && s->options.http_listen != NULL) {
+        st = http_open(s->options.http_listen, server_routes, s, &s->http, err);
+    }
+    return st;
+}
+
+static void server_destroy(struct server *s)
+{
+    if (s->gate != NULL) {
+        answer_gate_stop(s->gate);
+    }
+    http_close(s->http);
+    s->http = NULL;
+    pg_listener_free(s->listener);
+    node_close(s->node, s->fatal || !s->started ? 0 : HANDOVER_NS);
+    if (s->gateway != NULL) {
+        struct tt_now now;
+        clock_now(s->clock, &now);
+        gateway_close(s->gateway, &now);
+        gateway_free(s->gateway);
+    }
+    if (s->kv_env != NULL) {
+        kv_env_free(s->kv_env);
+    }
+    if (s->schemas != NULL) {
+        schema_cache_free(s->schemas);
+    }
+    answer_gate_free(s->gate);
+    if (s->timer != NULL) {
+        timer_close(s->timer);
+    }
+    clock_free(s->clock);
+    data_dir_close(&s->data);
+    arena_deinit(&s->learn_arena);
+    metrics_free(s->metrics);
+    s->listener = NULL;
+    s->node = NULL;
+    s->gateway = NULL;
+    s->kv_env = NULL;
+    s->schemas = NULL;
+    s->gate = NULL;
+    s->timer = NULL;
+    s->clock = NULL;
+    s->metrics = NULL;
+}
+
+static span_status start_all(struct server *s, struct span_error *err)
+{
+    span_status st = data_dir_open(s->options.data_dir, s->options.cluster, s->options.id,
+                                   s->options.throwaway, &s->data, err);
+    if (st == SPAN_OK && s->options.unsafe_skip_commit_wait) {
+        st = data_dir_require_throwaway(&s->data, "--unsafe-skip-commit-wait", err);
+    }
+    if (st == SPAN_OK) {
+        st = start_clock(s, err);
+    }
+    if (st == SPAN_OK) {
+        st = timer_open(&s->timer, err);
+    }
+    if (st == SPAN_OK) {
+        st = start_node(s, err);
+    }
+    if (st == SPAN_OK) {
+        st = start_gateway(s, err);
+    }
+    return st == SPAN_OK ? start_ports(s, err) : st;
+}
+
+span_status server_start(const struct server_options *o, struct server **out,
+                         struct span_error *err)
+{
+    span_status st = server_options_check(o, err);
+    if (st != SPAN_OK) {
+        return st;
+    }
+    struct server *s = SPAN_NEW(struct server);
+    server_options_copy(&s->options, o);
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_cond_init(&s->changed, NULL);
+    s->data.lock_fd = -1;
+    s->metrics = metrics_new();
+    s->started_ns = clock_os_mono_ns();
+    st = start_all(s, err);
+    if (st != SPAN_OK) {
+        server_destroy(s);
+        server_free(s);
+        return st;
+    }
+    s->started = true;
+    *out = s;
+    return SPAN_OK;
+}
+
+void server_stop(struct server *s)
+{
+    pthread_mutex_lock(&s->lock);
+    s->stop = true;
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->lock);
+}
+
+span_status server_wait(struct server *s, struct span_error *err)
+{
+    pthread_mutex_lock(&s->lock);
+    while (!s->stop && !s->fatal) {
+        pthread_cond_wait(&s->changed, &s->lock);
+    }
+    bool failed = s->fatal;
+    pthread_mutex_unlock(&s->lock);
+    if (s->listener != NULL) {
+        pg_listener_drain(s->listener, failed ? 0 : DRAIN_MS);
+    }
+    server_destroy(s);
+    return failed ? span_fail(err, SPAN_IO, "node %u stopped: %s", s->options.id, s->fatal_text)
+                  : SPAN_OK;
+}
+
+void server_free(struct server *s)
+{
+    if (s == NULL) {
+        return;
+    }
+    pthread_mutex_destroy(&s->lock);
+    pthread_cond_destroy(&s->changed);
+    server_options_deinit(&s->options);
+    span_free(s);
+}
+
+void server_addresses_get(const struct server *s, struct server_addresses *out)
+{
+    *out = (struct server_addresses){0};
+    char host[100];
+    unsigned port = 0;
+    if (s->listener != NULL &&
+        server_address_split(s->options.sql_listen, host, sizeof host, &port) == SPAN_OK) {
+        (void)snprintf(out->sql, sizeof out->sql, strchr(host, ':') != NULL ? "[%s]:%u" : "%s:%u",
+                       host, pg_listener_port(s->listener, 0));
+    }
+    http_address(s->http, out->http, sizeof out->http);
+    (void)snprintf(out->peer, sizeof out->peer, "%s", s->peer_url);
+}
+
+bool server_is_ready(const struct server *s)
+{
+    struct node_status ns;
+    node_status_get(s->node, &ns);
+    return ns.ready;
+}

@@ -1,0 +1,49 @@
+/* Inside of a server, shared by server.c (life), server_show.c (SHOW, settings) and server_http.c
+ * (routes). */
+#ifndef SPAN_COORDINATOR_SERVER_IMPL_H
+#define SPAN_COORDINATOR_SERVER_IMPL_H
+
+#include "coordinator/data_dir.h"
+#include "coordinator/gateway.h"
+#include "coordinator/http.h"
+#include "coordinator/server.h"
+#include "shard/node.h"
+#include "truetime/clock.h"
+
+#include <pthread.h>
+
+struct server {
+    struct server_options options;
+    struct data_dir data;
+    struct metrics *metrics;
+    struct clock *clock;
+    struct timer *timer;
+    struct node *node;
+    struct gateway *gateway;
+    struct kv_env *kv_env;
+    struct answer_gate *gate;
+    struct schema_cache *schemas;
+    struct pg_listener *listener;
+    struct http *http;
+    struct arena learn_arena;
+    uint64_t learnt_version;
+    uint64_t started_ns;
+    char peer_url[256];
+    bool started;
+    bool balance_off;
+    pthread_mutex_t lock; /* of what follows */
+    pthread_cond_t changed;
+    bool stop;
+    bool fatal;
+    char fatal_text[512];
+};
+
+/* gateway_host functions, on the worker's thread. */
+span_status server_show(void *ctx, const struct tt_now *now, enum kv_show what,
+                        struct kv_table *out, struct span_error *err);
+span_status server_set(void *ctx, const struct tt_now *now, const char *name, const char *value,
+                       struct span_error *err);
+
+extern const struct http_route server_routes[];
+
+#endif
