@@ -26,7 +26,7 @@
 #define NODES_MAX   5
 #define TERMS_MAX   4096
 #define START_NS    (1000 * SEC_NS) /* true time at the beginning */
-#define FAULTS_NS   (4 * SEC_NS)
+#define FAULTS_NS   (3 * SEC_NS)
 #define SETTLE_NS   (10 * SEC_NS)
 #define ENTRY_DATA  1
 #define ENTRY_FLOOR 2
@@ -123,6 +123,10 @@ struct world {
     uint64_t loss_pm, dup_pm; /* per mille */
     uint64_t delay_max;
     uint64_t base_eps;
+    uint64_t lease_min, lease_max;
+    uint64_t fault_gap_max;
+    uint64_t big_pm;    /* entries so large that few fit one append */
+    uint64_t member_pm; /* how often a fault is a change of membership */
     bool faults;
     bool trace;
     /* books */
@@ -463,7 +467,7 @@ static void check_leases(struct world *w)
 }
 
 /* Log matching: same index and term means the same entry and the same log before it. */
-static void check_logs(const struct world *w)
+static void check_logs(const struct world *w, size_t depth)
 {
     for (size_t a = 0; a < w->count; a++) {
         for (size_t b = a + 1; b < w->count; b++) {
@@ -475,7 +479,9 @@ static void check_logs(const struct world *w)
             bool same = false;
             raft_index i =
                 raft_last_index(x) < raft_last_index(y) ? raft_last_index(x) : raft_last_index(y);
-            for (; raft_entry_at(x, i) != NULL && raft_entry_at(y, i) != NULL; i--) {
+            size_t left = depth;
+            for (; left > 0 && raft_entry_at(x, i) != NULL && raft_entry_at(y, i) != NULL;
+                 i--, left--) {
                 const struct raft_entry *p = raft_entry_at(x, i);
                 const struct raft_entry *q = raft_entry_at(y, i);
                 same = same || p->term == q->term;
@@ -548,7 +554,7 @@ static void propose_data(struct world *w, struct node *n, uint8_t type, struct t
     enc_u64(&b, ts.ns);
     enc_u64(&b, ++w->serial);
     size_t pad = rng_below(&w->rng, 40);
-    if (chance(w, 2)) {
+    if (w->faults && chance(w, w->big_pm)) {
         pad = rng_below(&w->rng, 400 * KIB);
     }
     memset(buf_grow(&b, pad), 'x', pad);
@@ -742,7 +748,7 @@ static void node_start(struct world *w, struct node *n)
     c.seed = rng_u64(&w->rng);
     c.fresh = !n->disk.used;
     /* Rule B3: the length may differ from the one promised with before the crash. */
-    c.lease_ns = w->faults ? between(w, 150 * MS_NS, 400 * MS_NS) : LEASE_NS_DEFAULT;
+    c.lease_ns = w->faults ? between(w, w->lease_min, w->lease_max) : LEASE_NS_DEFAULT;
     n->disk.used = true;
     n->learned = n->disk.floor;
     n->floor = tt_ts_of(0);
@@ -995,7 +1001,11 @@ static void on_fault(struct world *w)
 {
     struct node *n = &w->nodes[rng_below(&w->rng, w->count)];
     mend_clocks(w);
-    switch (rng_below(&w->rng, 14)) {
+    if (chance(w, w->member_pm)) {
+        change_membership(w);
+        return;
+    }
+    switch (rng_below(&w->rng, 13)) {
     case 0:
         node_crash(w, n);
         break;
@@ -1033,7 +1043,7 @@ static void on_fault(struct world *w)
             compact(w, n);
         }
         break;
-    case 12:
+    default:
         for (size_t i = 0; i < w->count; i++) {
             struct node *l = &w->nodes[i];
             if (l->alive && l->paused_until <= w->now && raft_role(l->raft) == RAFT_LEADER) {
@@ -1041,9 +1051,6 @@ static void on_fault(struct world *w)
                 flush(w, l);
             }
         }
-        break;
-    default:
-        change_membership(w);
         break;
     }
 }
@@ -1060,6 +1067,13 @@ static void world_init(struct world *w, uint64_t seed)
     w->faults = true;
     w->delay_max = 2 * MS_NS;
     w->base_eps = between(w, 100000, EPSILON_NS_MAX);
+    bool churn = chance(w, 400); /* leases hardly longer than the renewal: elections all the time */
+    w->lease_min = churn ? 60 * MS_NS : 150 * MS_NS;
+    w->lease_max = churn ? 120 * MS_NS : 400 * MS_NS;
+    w->base_eps = churn ? w->base_eps / 4 + 1 : w->base_eps;
+    w->fault_gap_max = between(w, 20 * MS_NS, 120 * MS_NS);
+    w->big_pm = chance(w, 50) ? 50 : 1;
+    w->member_pm = chance(w, 250) ? 500 : 20;
     w->count = chance(w, 500) ? 3 : 5;
     struct raft_conf conf;
     raft_conf_init(&conf);
@@ -1186,8 +1200,8 @@ static bool world_step(struct world *w)
         done = false;
     } else if (w->faults) {
         on_fault(w);
-        check_logs(w);
-        heap_insert(&w->heap, &e->hn, w->now + between(w, 5 * MS_NS, 120 * MS_NS));
+        check_logs(w, 100);
+        heap_insert(&w->heap, &e->hn, w->now + between(w, 5 * MS_NS, w->fault_gap_max));
         done = false;
     }
     if (done) {
@@ -1259,6 +1273,7 @@ static void end_faults(struct world *w)
         if (!n->alive) {
             node_start(w, n);
         }
+        raft_set_lease_ns(n->raft, LEASE_NS_DEFAULT);
     }
     mend_clocks(w);
 }
@@ -1278,7 +1293,7 @@ static void run_seed(uint64_t seed, bool with_trace)
     uint64_t from = w.now;
     while (!(w.settled && (cuts || converged(&w)))) {
         if (!world_step(&w)) {
-            check_logs(&w);
+            check_logs(&w, SIZE_MAX);
             for (size_t i = 0; i < w.count; i++) {
                 const struct raft *r = w.nodes[i].raft;
                 trace(&w,
@@ -1293,7 +1308,7 @@ static void run_seed(uint64_t seed, bool with_trace)
                  (double)(w.now - from) / 1e9);
         }
     }
-    check_logs(&w);
+    check_logs(&w, SIZE_MAX);
     if (with_trace) {
         fprintf(stderr,
                 "seed %llu: %zu elections, %zu transfers, %zu proposals, %zu applied, %zu "
