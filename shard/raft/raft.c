@@ -349,6 +349,7 @@ static span_status dispatch(struct raft *r, const struct raft_event *ev, struct 
 span_status raft_step(struct raft *r, const struct raft_event *ev, struct raft_update *up)
 {
     raft_update_reset(up);
+    raft_election_start(r, &ev->now);
     span_status st = dispatch(r, ev, up);
     if (st == SPAN_OK && ev->type != RAFT_EV_APPLIED) {
         step_finish(r, &ev->now, up);

@@ -328,13 +328,17 @@ void raft_emit_votes(struct raft *r, const struct tt_now *now, struct raft_updat
 
 /* ---- timers ---- */
 
-void raft_election_timers(struct raft *r, const struct tt_now *now, struct raft_update *up)
+void raft_election_start(struct raft *r, const struct tt_now *now)
 {
     if (!r->timers_started) {
         /* Without any promise to count from (a new range) ranks spread on the monotonic clock. */
         r->timers_started = true;
         r->retry_mono_ns = now->mono_ns + rank_of_self(r) * 2 * STAND_SPREAD_NS;
     }
+}
+
+void raft_election_timers(struct raft *r, const struct tt_now *now, struct raft_update *up)
+{
     if (r->role == RAFT_LEADER) {
         return;
     }

@@ -23,11 +23,12 @@
 #define RAFT_RETRY_NS_MIN     (20 * MS_NS)
 #define RAFT_RETRY_NS_MAX     (100 * MS_NS)
 #define RAFT_RETRY_MANY       10
-#define RAFT_RESEND_NS        (20 * MS_NS)         /* vote requests, TIMEOUT_NOW */
-#define RAFT_RELEASE_STAND_NS (200 * MS_NS)        /* a release is good for one term: keep asking */
-#define RAFT_CLOCK_POLL_NS    (50 * MS_NS)         /* clock bad: look again */
-#define RAFT_LEADER_GRACE_NS  (2 * LEASE_RENEW_NS) /* a leader that asks for no promise was heard  \
-                                                    */
+#define RAFT_RESEND_NS        (20 * MS_NS)  /* vote requests, TIMEOUT_NOW */
+#define RAFT_RELEASE_STAND_NS (200 * MS_NS) /* a release is good for one term: keep asking */
+#define RAFT_CLOCK_POLL_NS    (50 * MS_NS)  /* clock bad: look again */
+#define RAFT_LEADER_GRACE_NS                                                                       \
+    (2 * LEASE_RENEW_NS) /* a leader that asks for no promise was heard                            \
+                          */
 
 /* A configuration and the entry that set it. */
 struct raft_conf_slot {
@@ -69,7 +70,8 @@ struct raft {
     struct raft_pending *pending;
     size_t pending_head, pending_count, pending_cap;
 
-    /* In the order of the log: confs[0] is in force at the base (or the one given at construction). */
+    /* In the order of the log: confs[0] is in force at the base (or the one given at construction).
+     */
     struct raft_conf_slot *confs;
     size_t conf_count, conf_cap;
 
@@ -153,6 +155,7 @@ span_status raft_on_timeout_now(struct raft *r, const struct tt_now *now, uint32
 span_status raft_on_campaign(struct raft *r, const struct tt_now *now, struct tt_ts release,
                              struct raft_update *up);
 void raft_emit_votes(struct raft *r, const struct tt_now *now, struct raft_update *up);
+void raft_election_start(struct raft *r, const struct tt_now *now); /* before the first event */
 void raft_election_timers(struct raft *r, const struct tt_now *now, struct raft_update *up);
 uint64_t raft_election_deadline(const struct raft *r, const struct tt_now *now);
 uint64_t raft_retry_jitter(struct raft *r);
