@@ -835,6 +835,8 @@ static void on_snapshot(struct world *w, struct node *to, struct event *e)
             step(w, to, &p);
         }
         if (index <= raft_commit(to->raft)) {
+            done.now = clock_read(w, from);
+            turn(w, from, &done);
             return;
         }
         struct disk *d = &to->disk;
@@ -860,10 +862,8 @@ static void on_snapshot(struct world *w, struct node *to, struct event *e)
         done.type = RAFT_EV_SNAPSHOT_SENT;
         done.u.index = index;
     }
-    if (from->paused_until <= w->now) {
-        done.now = clock_read(w, from);
-        turn(w, from, &done);
-    }
+    done.now = clock_read(w, from);
+    turn(w, from, &done);
 }
 
 /* ---- clients and faults ---- */
