@@ -58,6 +58,14 @@ void generation_free(struct generation *g)
     span_free(g);
 }
 
+void generations_free(struct list *head)
+{
+    LIST_EACH_SAFE(it, tmp, head)
+    {
+        generation_free(LIST_ENTRY(it, struct generation, link));
+    }
+}
+
 static void view_end(struct engine *e)
 {
     if (!e->view.open) {
@@ -134,7 +142,8 @@ span_status view_renew(struct engine *e)
     {
         struct generation *g = LIST_ENTRY(it, struct generation, link);
         if (g->seq <= e->view.state.seq) {
-            generation_free(g);
+            list_remove(&g->link);
+            list_push_back(&e->dropped, &g->link);
             e->frozen_count--;
         }
     }
@@ -265,6 +274,7 @@ span_status engine_open(const struct engine_options *opt, struct engine **out,
     struct engine *e = SPAN_NEW(struct engine);
     file_name_init(&e->name, opt);
     list_init(&e->frozen);
+    list_init(&e->dropped);
     span_status st = open_file(e, opt, err);
     bool synced = false;
     if (st == SPAN_OK) {
@@ -299,10 +309,8 @@ void engine_close(struct engine *e)
     file_state_deinit(&e->view.state);
     buf_deinit(&e->view.current_min);
     buf_deinit(&e->view.current_max);
-    LIST_EACH_SAFE(it, tmp, &e->frozen)
-    {
-        generation_free(LIST_ENTRY(it, struct generation, link));
-    }
+    generations_free(&e->frozen);
+    generations_free(&e->dropped);
     if (e->active != NULL) {
         generation_free(e->active);
     }

@@ -41,6 +41,7 @@ struct engine_job {
     struct file_state state;                   /* what the file says after WRITE */
     const struct generation *gens[FROZEN_MAX]; /* oldest first; immutable, the engine's */
     size_t gen_count;
+    struct list dropped; /* to be freed, here because the worker has better to do */
     struct gc_state gc;
     bool partial_backfill;
     uint64_t rows;
@@ -72,6 +73,7 @@ static struct engine_job *job_new(struct engine *e, enum job_step step)
     struct engine_options opt = file_name_options(&e->name);
     file_name_init(&job->name, &opt);
     job->step = step;
+    list_init(&job->dropped);
     job->partial_backfill = e->partial_backfill;
     LIST_EACH(it, &e->frozen)
     {
@@ -86,6 +88,7 @@ static struct engine_job *job_new(struct engine *e, enum job_step step)
 
 static void job_free(struct engine_job *job)
 {
+    generations_free(&job->dropped);
     file_name_deinit(&job->name);
     file_state_deinit(&job->state);
     buf_deinit(&job->gc.cursor);
@@ -132,6 +135,11 @@ static bool finish_step(struct engine *e, struct engine_job *job)
     case STEP_WRITE:
         take_over(e, job);
         job->status = view_renew(e);
+        LIST_EACH_SAFE(it, tmp, &e->dropped)
+        {
+            list_remove(it);
+            list_push_back(&job->dropped, it);
+        }
         job->step = STEP_CHECKPOINT;
         return job->status == SPAN_OK;
     case STEP_CHECKPOINT:
@@ -474,6 +482,7 @@ span_status engine_flush_run(struct engine_job *job, struct span_error *err)
     REQUIRE(!job->ran);
     job->error = (struct span_error){0};
     job->pinned = false;
+    generations_free(&job->dropped);
     switch (job->step) {
     case STEP_WRITE:
         job->status = run_write(job, &job->error);

@@ -73,6 +73,8 @@ struct engine {
     struct generation *active;
     struct list frozen; /* oldest first */
     unsigned frozen_count;
+    struct list dropped; /* in the file; freed by the flusher, because giving back megabytes takes
+                            the worker too long */
     uint64_t next_seq;
     struct file_state state; /* as applied; state.seq unused, state.trim: rows to cut off */
     uint64_t durable;
@@ -88,7 +90,7 @@ struct engine {
 
 /* The statement of the view, prepared if need be; opens the view's transaction if there is none. */
 SPAN_CHECKED span_status view_query(struct engine *e, enum query q, sqlite3_stmt **out);
-/* Ends the read transaction, begins a new one, and drops the generations it holds. */
+/* Ends the read transaction, begins a new one, and moves the generations it holds to `dropped`. */
 SPAN_CHECKED span_status view_renew(struct engine *e);
 SPAN_CHECKED span_status view_ensure(struct engine *e);
 /* Whether key can be in the view's `current`. */
@@ -110,6 +112,7 @@ static inline struct generation *gen_older(const struct engine *e, const struct 
 
 struct generation *generation_new(uint64_t seq);
 void generation_free(struct generation *g);
+void generations_free(struct list *head);
 
 /* ---- writer: rows into a file, by the flusher, a restore or a split ----------------------------
  */

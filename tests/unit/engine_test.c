@@ -3,6 +3,7 @@
 #include "base/limits.h"
 #include "tests/unit/engine_model.h"
 
+#include <sqlite3.h>
 #include <sys/wait.h>
 
 /* One step of whatever flush is under way, or begins one. */
@@ -476,6 +477,106 @@ Test(engine, a_replayed_split_keeps_a_complete_right_side_and_rebuilds_an_unfini
     engine_close(e);
     model_deinit(&m);
     model_deinit(&right);
+    temp_dir_remove(dir);
+}
+
+/* Rows of a query on the file itself, beside the engine. */
+static int64_t file_count(const struct engine_options *opt, const char *sql)
+{
+    sqlite3 *db = NULL;
+    sqlite3_stmt *q = NULL;
+    char *path = span_asprintf("%s/r%llu.g%llu.db", opt->dir, (unsigned long long)opt->range_id,
+                               (unsigned long long)opt->generation);
+    cr_assert_eq(sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, NULL), SQLITE_OK);
+    cr_assert_eq(sqlite3_prepare_v2(db, sql, -1, &q, NULL), SQLITE_OK, "%s", sqlite3_errmsg(db));
+    cr_assert_eq(sqlite3_step(q), SQLITE_ROW);
+    int64_t count = sqlite3_column_int64(q, 0);
+    (void)sqlite3_finalize(q);
+    (void)sqlite3_close(db);
+    span_free(path);
+    return count;
+}
+
+/* Flushes while the engine says there is garbage; how often it had to. */
+static int flush_until_clean(struct engine *e)
+{
+    struct engine_flush_result result = {.work_left = true};
+    int jobs = 0;
+    for (; result.work_left; jobs++) {
+        cr_assert(jobs < 100);
+        struct engine_job *job = engine_freeze(e);
+        cr_assert_not_null(job);
+        while (job != NULL) {
+            struct span_error err = {0};
+            cr_assert_eq(engine_flush_run(job, &err), SPAN_OK, "%s", err.text);
+            job = engine_flush_done(e, job, &result);
+        }
+        engine_set_applied(e, engine_applied(e) + 1);
+    }
+    return jobs;
+}
+
+static void put_numbered(struct engine *e, unsigned count, uint64_t ts)
+{
+    for (unsigned i = 0; i < count; i++) {
+        char text[16];
+        struct slice key = slice_of(text, (size_t)snprintf(text, sizeof text, "%06u", i));
+        cr_assert_eq(engine_put(e, key, tt_ts_of(ts + i), slice_str("value")), SPAN_OK);
+    }
+    engine_set_applied(e, engine_applied(e) + 1);
+}
+
+Test(engine, garbage_and_cut_off_rows_leave_the_file_a_chunk_a_flush, .timeout = 60)
+{
+    char *dir = temp_dir();
+    struct engine_options opt = {.dir = dir, .range_id = 1, .generation = 1, .create = true};
+    struct engine *e = must_open(&opt);
+    const unsigned rows = 50000;
+    for (uint64_t round = 1; round <= 3; round++) {
+        put_numbered(e, rows, round * rows);
+        must_flush(e);
+    }
+    cr_assert_eq(file_count(&opt, "SELECT count(*) FROM history"), 2 * rows);
+    /* All first versions and half of the second ones are behind it. */
+    engine_set_horizon(e, tt_ts_of(3 * rows + rows / 2 - 1));
+    engine_set_applied(e, engine_applied(e) + 1);
+    cr_assert(flush_until_clean(e) > 3);
+    cr_assert_eq(file_count(&opt, "SELECT count(*) FROM history"), rows / 2);
+
+    struct engine_split_spec spec = {
+        .key = slice_str("005000"), .right_range_id = 2, .right_generation = 1, .right_applied = 1};
+    struct engine_options right = {.dir = dir, .range_id = 2, .generation = 1};
+    struct span_error err = {0};
+    cr_assert_eq(engine_split(e, &spec, &err), SPAN_OK, "%s", err.text);
+    engine_set_applied(e, engine_applied(e) + 1);
+    cr_assert(flush_until_clean(e) > 2);
+    cr_assert_eq(file_count(&opt, "SELECT count(*) FROM current"), 5000);
+    cr_assert_eq(file_count(&opt, "SELECT count(*) FROM history"), 0);
+    cr_assert_eq(file_count(&right, "SELECT count(*) FROM current"), rows - 5000);
+    cr_assert_eq(file_count(&right, "SELECT count(*) FROM history"), rows / 2);
+    engine_close(e);
+    temp_dir_remove(dir);
+}
+
+Test(engine, the_wal_of_sqlite_does_not_grow_from_flush_to_flush)
+{
+    char *dir = temp_dir();
+    struct engine_options opt = {.dir = dir, .range_id = 1, .generation = 1, .create = true};
+    struct engine *e = must_open(&opt);
+    struct engine_flush_result result = {0};
+    for (uint64_t round = 1; round <= 60; round++) {
+        put_numbered(e, 500, round * 1000);
+        engine_set_horizon(e, engine_max_ts(e)); /* no history: every flush is alike */
+        engine_set_applied(e, round);
+        for (struct engine_job *job = engine_freeze(e); job != NULL;) {
+            struct span_error err = {0};
+            cr_assert_eq(engine_flush_run(job, &err), SPAN_OK, "%s", err.text);
+            job = engine_flush_done(e, job, &result);
+        }
+        cr_assert_eq(result.durable, round);
+        cr_assert(result.wal_bytes < 256 * KIB, "%llu", (unsigned long long)result.wal_bytes);
+    }
+    engine_close(e);
     temp_dir_remove(dir);
 }
 
