@@ -264,7 +264,7 @@ span_status raft_on_vote_ack(struct raft *r, const struct tt_now *now, uint32_t 
     if (!v->granted) {
         /* Only a promise is in the way, and it ends soon: ask again then. */
         uint64_t at = now->mono_ns + v->wait_ns;
-        if (pre && v->wait_ns > 0 && at < r->retry_mono_ns) {
+        if (pre && v->wait_ns > 0 && v->wait_ns <= LEASE_NS_MAX && at < r->retry_mono_ns) {
             r->retry_mono_ns = at;
         }
         return SPAN_OK;

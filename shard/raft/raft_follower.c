@@ -225,7 +225,7 @@ span_status raft_on_heartbeat(struct raft *r, const struct tt_now *now, uint32_t
                               const struct raft_heartbeat *hb, struct raft_update *up)
 {
     struct raft_heartbeat_ack *ack = &up->heartbeat_ack;
-    if (from == 0 || from == r->self || hb->term == 0) {
+    if (from == 0 || from == r->self || hb->term == 0 || hb->term > RAFT_TERM_MAX) {
         return SPAN_PROTOCOL;
     }
     if (hb->term >= r->hs.term) {

@@ -30,6 +30,10 @@
     (2 * LEASE_RENEW_NS) /* a leader that asks for no promise was heard                            \
                           */
 
+/* Terms beyond this come from no election: a peer that sends one is broken. Keeps term + 1 sound.
+ */
+#define RAFT_TERM_MAX (1ULL << 48)
+
 /* A configuration and the entry that set it. */
 struct raft_conf_slot {
     raft_index index;

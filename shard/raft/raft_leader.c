@@ -330,6 +330,9 @@ span_status raft_on_heartbeat_ack(struct raft *r, const struct raft_event *ev,
                                   struct raft_update *up)
 {
     const struct raft_heartbeat_ack *a = &ev->u.heartbeat_ack;
+    if (a->term > RAFT_TERM_MAX) {
+        return SPAN_PROTOCOL;
+    }
     if (a->term > r->hs.term) {
         if (r->role == RAFT_LEADER) {
             raft_become_follower(r, &ev->now, a->term, 0, RAFT_DOWN_TERM, up);
