@@ -181,9 +181,14 @@ typedef bool engine_scan_fn(void *ctx, struct slice key, struct slice value, str
 SPAN_CHECKED span_status engine_scan(struct engine *e, const struct engine_scan_spec *spec,
                                      engine_scan_fn *fn, void *ctx, struct engine_scan_result *out);
 
-/* Hash over the rows visible at `at`, the replicated state and the horizon: equal on all replicas
- * at the same applied index, whatever has been flushed. Reads everything. */
-SPAN_CHECKED span_status engine_digest(struct engine *e, struct tt_ts at, uint64_t *out);
+/* Whether a meta row counts. */
+typedef bool engine_key_filter(void *ctx, struct slice key);
+
+/* Hash over the rows visible at `at`, the horizon and the meta rows that pass the filter (NULL:
+ * all): equal on all replicas at the same applied index, whatever has been flushed, if the filter
+ * leaves out rows that a replica writes by itself (its log position, say). Reads everything. */
+SPAN_CHECKED span_status engine_digest(struct engine *e, struct tt_ts at, engine_key_filter *filter,
+                                       void *ctx, uint64_t *out);
 
 /* ---- flush ------------------------------------------------------------------------------------
  */

@@ -315,6 +315,8 @@ span_status engine_meta_scan(struct engine *e, struct slice prefix, engine_meta_
 
 struct digest {
     uint64_t hash;
+    engine_key_filter *filter;
+    void *filter_ctx;
 };
 
 static void digest_add(struct digest *d, struct slice key, struct slice value, uint64_t ts)
@@ -332,13 +334,17 @@ static bool digest_row(void *ctx, struct slice key, struct slice value, struct t
 
 static bool digest_meta(void *ctx, struct slice key, struct slice value)
 {
-    digest_add(ctx, key, value, 0);
+    struct digest *d = ctx;
+    if (d->filter == NULL || d->filter(d->filter_ctx, key)) {
+        digest_add(d, key, value, 0);
+    }
     return true;
 }
 
-span_status engine_digest(struct engine *e, struct tt_ts at, uint64_t *out)
+span_status engine_digest(struct engine *e, struct tt_ts at, engine_key_filter *filter, void *ctx,
+                          uint64_t *out)
 {
-    struct digest d = {.hash = span_mix64(e->state.horizon)};
+    struct digest d = {.hash = span_mix64(e->state.horizon), .filter = filter, .filter_ctx = ctx};
     struct engine_scan_spec all = {.at = at};
     struct engine_scan_result result;
     span_status st = engine_scan(e, &all, digest_row, &d, &result);
