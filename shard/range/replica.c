@@ -885,7 +885,11 @@ void replica_propose_resolved(struct replica *r, const struct tt_now *now)
  * and then, only while there is other work, so that an idle range stays idle. */
 static void maintain(struct replica *r, const struct tt_now *now)
 {
-    if (!replica_may_serve(r, now) || now->mono_ns < r->maintain_at_ns) {
+    if (now->mono_ns < r->maintain_at_ns) {
+        return;
+    }
+    if (!replica_may_serve(r, now)) {
+        r->maintain_at_ns = now->mono_ns + SEC_NS;
         return;
     }
     r->maintain_at_ns = now->mono_ns + 10 * SEC_NS;
@@ -958,9 +962,14 @@ void replica_schedule(struct replica *r, const struct tt_now *now)
     if ((r->sending != NULL || r->receiving != NULL) && now->mono_ns + 250 * MS_NS < at) {
         at = now->mono_ns + 250 * MS_NS;
     }
-    if (r->flush_wanted && !r->flushing) {
+    if (r->flush_wanted && !r->flushing && !r->broken && engine_applied(r->engine) > 0) {
         uint64_t f = r->flush_at_ns > now->mono_ns ? r->flush_at_ns : now->mono_ns;
         at = f < at ? f : at;
+    }
+    /* Never in the past: whatever is still due after a tick is looked at again soon, not at once.
+     */
+    if (at <= now->mono_ns) {
+        at = now->mono_ns + MS_NS / 5;
     }
     store_wake_at(r->store, r, at);
 }

@@ -36,6 +36,7 @@ void store_free(struct store *s)
     }
     size_t pos = 0;
     struct replica *r;
+    heap_deinit(&s->wakes);
     while ((r = map64_next(&s->replicas, &pos, NULL)) != NULL) {
         replica_free(r);
     }
@@ -46,7 +47,6 @@ void store_free(struct store *s)
     }
     map64_deinit(&s->replicas);
     map64_deinit(&s->orphans);
-    heap_deinit(&s->wakes);
     raft_update_deinit(&s->update);
     arena_deinit(&s->request_arena);
     arena_deinit(&s->apply_arena);
@@ -526,7 +526,9 @@ void store_persisted(struct store *s, const struct tt_now *now, uint64_t turn)
             replica_raft(r, now, &ev);
         }
     }
-    memmove(s->pending, s->pending + n, (s->pending_count - n) * sizeof *s->pending);
+    if (n > 0) {
+        memmove(s->pending, s->pending + n, (s->pending_count - n) * sizeof *s->pending);
+    }
     s->pending_count -= n;
     size_t kept = 0;
     for (size_t i = 0; i < s->removal_count; i++) {
