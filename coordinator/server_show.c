@@ -160,7 +160,7 @@ static span_status read_time(const char *name, const char *value, uint64_t *out,
 static span_status set_epsilon(struct server *s, const struct tt_now *now, const char *value,
                                struct span_error *err)
 {
-    uint64_t ns;
+    uint64_t ns = 0;
     (void)now;
     span_status st = read_time("truetime.epsilon", value, &ns, err);
     if (st == SPAN_OK) {
@@ -178,7 +178,7 @@ static span_status set_epsilon(struct server *s, const struct tt_now *now, const
 static span_status set_lease(struct server *s, const struct tt_now *now, const char *value,
                              struct span_error *err)
 {
-    uint64_t ns;
+    uint64_t ns = 0;
     (void)now;
     span_status st = read_time("raft.lease", value, &ns, err);
     if (st == SPAN_OK && (ns > LEASE_NS_MAX || ns < 3 * LEASE_RENEW_NS)) {

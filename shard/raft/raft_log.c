@@ -85,7 +85,9 @@ raft_index raft_log_find(const struct raft_log *l, raft_index index, raft_term t
     }
     while (lo < hi) { /* terms never fall along the log */
         raft_index mid = lo + (hi - lo + 1) / 2;
-        if (raft_log_at(l, mid)->term <= term) {
+        const struct raft_entry *e = raft_log_at(l, mid);
+        INVARIANT(e != NULL);
+        if (e->term <= term) {
             lo = mid;
         } else {
             hi = mid - 1;

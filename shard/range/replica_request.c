@@ -45,16 +45,16 @@ void replica_park(struct replica *r, const struct tt_now *now, struct slice body
     p->deadline_ns = now->mono_ns + q->budget_ns;
     p->gateway = q->gateway;
     buf_set(&p->body, body);
-    struct list *l = NULL;
+    struct list *l = &r->wait_lease;
     switch (why) {
     case RPARK_LOCKS:
+        REQUIRE(txn != NULL);
         l = &txn->parked;
         break;
     case RPARK_FLIGHT:
         l = &r->wait_flight;
         break;
     case RPARK_LEASE:
-        l = &r->wait_lease;
         break;
     case RPARK_SAFE:
         l = &r->wait_safe;
