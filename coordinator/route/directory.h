@@ -17,6 +17,7 @@ struct dir_range {
     size_t member_count;
     node_id members[LIMIT_REPLICAS];
     node_id leader;       /* hint; 0: unknown */
+    node_id store_leader; /* what the own store said last */
     uint64_t leader_term; /* term in which it led, as far as known: a hint of an older term does not
                              replace it */
 };

@@ -43,6 +43,7 @@ struct route_request {
                          key space) */
     struct slice hi;
     bool box;
+    bool hi_point;          /* hi itself must be covered, too */
     range_id range;         /* not 0: to this range whatever it covers (administration) */
     bool follower_ok;       /* the own replica may answer: asked first */
     bool silent;            /* success is not answered (OP_PREPARE): sent again until cancelled */
@@ -72,7 +73,8 @@ struct route_request {
     bool led;                   /* a leader was reached or known at some time */
     uint64_t follower_until_ns; /* WOULD_WAIT at the own replica: patience */
     bool follower_off;
-    bool refused; /* a node answered since the last wait */
+    bool suspect;       /* it did not answer in time: another one is asked who leads */
+    span_status failed; /* how it is to end at the next tick */
 };
 
 #define ROUTE_RESEND_NS      (500 * MS_NS)
@@ -104,12 +106,16 @@ void router_tick(struct router *r, const struct tt_now *now);
 uint64_t router_deadline_ns(const struct router *r);
 void router_peer_lost(struct router *r, const struct tt_now *now, node_id node);
 void router_peer_up(struct router *r, const struct tt_now *now, node_id node);
-/* Descriptors from the own store or another node: learns them, and what waited for a leader that is
- * known now goes at once. */
+/* Descriptors of the own store (`own`: their leader hints are taken when they changed) or of
+ * another node: learned, and what waited goes at once. */
 void router_learn(struct router *r, const struct tt_now *now, const struct range_descriptor *all,
-                  size_t count);
+                  size_t count, bool own);
 /* Every request ends with done(CLOSED). */
 void router_close(struct router *r, const struct tt_now *now);
+
+/* Nobody here knows who covers a key: every node is asked what it hosts (at most every 50 ms); the
+ * answers are for router_learn. */
+void router_ask_ranges(struct router *r, const struct tt_now *now);
 
 size_t router_count(const struct router *r);
 /* The node to ask for the range, as the router would choose it; 0: range not known. */

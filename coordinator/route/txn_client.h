@@ -157,6 +157,8 @@ void txn_status_stop(struct txn_clients *t, const struct tt_now *now, struct txn
 
 void txn_on_wounded(struct txn_clients *t, const struct tt_now *now, const struct txn_wounded *m);
 void txn_clients_tick(struct txn_clients *t, const struct tt_now *now); /* keep-alives */
+/* Reads under way end with CLOSED, commits with UNKNOWN_OUTCOME (CLOSED if nothing was sent). */
+void txn_clients_close(struct txn_clients *t, const struct tt_now *now);
 uint64_t txn_clients_deadline_ns(const struct txn_clients *t);
 size_t txn_clients_count(const struct txn_clients *t);
 

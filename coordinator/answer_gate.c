@@ -1,0 +1,114 @@
+/* Commit wait at the node's mouth. See answer_gate.h. */
+#include "coordinator/answer_gate.h"
+
+#include "base/alloc.h"
+#include "base/limits.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <sys/prctl.h>
+#include <time.h>
+
+#define NAP_NS_MAX    (50 * MS_NS) /* a stop or a change of epsilon is noticed within this */
+#define FENCED_NS_MAX (5 * SEC_NS)
+#define MARGIN_NS     2000 /* wake a little late rather than early and sleep again */
+
+struct answer_gate {
+    struct clock *clock;
+    bool skip;
+    atomic_bool stopped;
+    struct metric *answers;
+    struct metric *waits;
+    struct metric *seconds;
+    struct metric *refused;
+};
+
+struct answer_gate *answer_gate_new(const struct answer_gate_options *opt)
+{
+    struct answer_gate *g = SPAN_NEW(struct answer_gate);
+    g->clock = opt->clock;
+    g->skip = opt->skip;
+    if (opt->metrics != NULL) {
+        g->answers = metrics_counter(opt->metrics, "spanlite_gate_answers_total", "",
+                                     "Answers that depend on a timestamp.");
+        g->waits = metrics_counter(opt->metrics, "spanlite_gate_waits_total", "",
+                                   "Answers that had to wait for their timestamp to pass.");
+        g->seconds = metrics_hist(opt->metrics, "spanlite_gate_wait_seconds", "",
+                                  "Commit wait that consensus had not already covered.");
+        g->refused = metrics_counter(opt->metrics, "spanlite_gate_refused_total", "",
+                                     "Answers dropped because the clock could not vouch for them.");
+    }
+    return g;
+}
+
+void answer_gate_free(struct answer_gate *g)
+{
+    span_free(g);
+}
+
+void answer_gate_stop(struct answer_gate *g)
+{
+    atomic_store_explicit(&g->stopped, true, memory_order_relaxed);
+}
+
+/* The default slack of 50 us would be added to every commit's latency. */
+static void precise_timers(void)
+{
+    static _Thread_local bool done;
+    if (!done) {
+        done = true;
+        (void)prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
+    }
+}
+
+static void nap_until(uint64_t mono_ns)
+{
+    struct timespec ts = {(time_t)(mono_ns / SEC_NS), (long)(mono_ns % SEC_NS)};
+    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL) == EINTR) {
+    }
+}
+
+static bool wait_for(struct answer_gate *g, struct tt_now *now, struct tt_ts t)
+{
+    uint64_t fenced_since = 0;
+    precise_timers();
+    for (;;) {
+        if (now->state != CLOCK_FENCED) {
+            if (tt_after(&now->tt, t)) {
+                return true;
+            }
+            fenced_since = 0;
+        } else if (fenced_since == 0) {
+            fenced_since = now->mono_ns;
+        } else if (now->mono_ns - fenced_since > FENCED_NS_MAX) {
+            return false;
+        }
+        if (atomic_load_explicit(&g->stopped, memory_order_relaxed)) {
+            return false;
+        }
+        uint64_t left =
+            now->tt.earliest.ns > t.ns ? NAP_NS_MAX : t.ns - now->tt.earliest.ns + MARGIN_NS;
+        nap_until(now->mono_ns + (left < NAP_NS_MAX ? left : NAP_NS_MAX));
+        clock_now(g->clock, now);
+    }
+}
+
+bool answer_gate_hold(void *gate, uint64_t not_before_ns)
+{
+    struct answer_gate *g = gate;
+    metric_add(g->answers, 1);
+    if (not_before_ns == 0 || g->skip) {
+        return true;
+    }
+    struct tt_now now;
+    clock_now(g->clock, &now);
+    struct tt_ts t = tt_ts_of(not_before_ns);
+    if (now.state != CLOCK_FENCED && tt_after(&now.tt, t)) {
+        return true;
+    }
+    uint64_t began = now.mono_ns;
+    bool ok = wait_for(g, &now, t);
+    metric_add(ok ? g->waits : g->refused, 1);
+    metric_observe_ns(g->seconds, now.mono_ns - began);
+    return ok;
+}
