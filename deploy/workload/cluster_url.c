@@ -215,7 +215,7 @@ span_status cluster_url_connect(const struct cluster_url *u, unsigned first, uns
     }
 }
 
-bool sqlstate_is_retryable(const char *s)
+bool cluster_sqlstate_is_retryable(const char *s)
 {
     static const char *const list[] = {"40001", "40P01", "57P01", "57P02",
                                        "57P03", "53300", "57014"};
@@ -262,7 +262,7 @@ span_status cluster_url_exec(const struct cluster_url *u, PGconn **conn, const c
         bool lost = PQstatus(*conn) != CONNECTION_OK;
         /* 40003 as well: the statement may be run twice. */
         bool again =
-            lost || sqlstate_is_retryable(state) || (state != NULL && strcmp(state, "40003") == 0);
+            lost || cluster_sqlstate_is_retryable(state) || (state != NULL && strcmp(state, "40003") == 0);
         span_status st = say_error(r, sql, err);
         PQclear(r);
         if (lost) {

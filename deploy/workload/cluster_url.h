@@ -42,7 +42,7 @@ SPAN_CHECKED span_status cluster_url_exec(const struct cluster_url *u, PGconn **
                                           struct span_error *err);
 
 /* 40001 and what else says "nothing happened, try again": also a node going away (57P01, 57P03). */
-bool sqlstate_is_retryable(const char *sqlstate);
+bool cluster_sqlstate_is_retryable(const char *sqlstate);
 uint64_t workload_now_ns(void); /* CLOCK_MONOTONIC */
 
 #endif

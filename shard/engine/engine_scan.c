@@ -287,7 +287,7 @@ span_status engine_meta_scan(struct engine *e, struct slice prefix, engine_meta_
     struct buf end = {0};
     struct merge m = {.e = e,
                       .start = prefix,
-                      .end = key_prefix_end(prefix, &end),
+                      .end = engine_prefix_end(prefix, &end),
                       .at = INT64_MAX,
                       .meta = true};
     span_status st = merge_begin(&m);

@@ -99,7 +99,7 @@ struct slice key_space_end(void)
     return slice_of(end, sizeof end);
 }
 
-struct slice key_prefix_end(struct slice prefix, struct buf *out)
+struct slice engine_prefix_end(struct slice prefix, struct buf *out)
 {
     size_t n = prefix.size;
     while (n > 0 && prefix.data[n - 1] == 0xff) {

@@ -120,7 +120,7 @@ uint32_t row_crc(struct slice key, uint64_t ts, struct slice value);
 /* An upper bound of all keys. */
 struct slice key_space_end(void);
 /* First key after all that begin with prefix, into out; key_space_end() if there is none. */
-struct slice key_prefix_end(struct slice prefix, struct buf *out);
+struct slice engine_prefix_end(struct slice prefix, struct buf *out);
 
 /* Files, through the VFS. */
 enum file_part { FILE_DB, FILE_WAL, FILE_SHM, FILE_BUILDING, FILE_PARTS };
