@@ -1,0 +1,31 @@
+/* What ddl.c and backfill.c share. */
+#ifndef SPAN_SQL_DDL_IMPL_H
+#define SPAN_SQL_DDL_IMPL_H
+
+#include "sql/ddl.h"
+#include "sql/schema.h"
+
+/* A DDL statement's rewritten text, tokenised by itself. */
+struct ddl_text {
+    struct buf sql;
+    struct sql_tokens t;
+    struct buf name; /* NUL-terminated after parsing */
+    struct buf table;
+};
+
+bool ddl_text_init(struct ddl_text *x, struct sql_session *s);
+void ddl_text_deinit(struct ddl_text *x);
+bool ddl_take_name(struct sql_session *s, const struct sql_tokens *t, size_t *at, struct buf *out);
+/* Skips IF [NOT] EXISTS. */
+bool ddl_if(const struct sql_tokens *t, size_t *at, bool not_exists);
+bool ddl_lock_name(struct sql_session *s, const char *name, struct table_desc **out);
+bool ddl_put_desc(struct sql_session *s, struct table_desc *d, bool created);
+bool ddl_delete_name(struct sql_session *s, const char *name);
+bool ddl_delete_index_span(struct sql_session *s, uint32_t table, uint16_t index);
+bool ddl_parse_index(struct sql_session *s, struct ddl_text *x, bool *unique, bool *soft,
+                     size_t *open);
+bool ddl_add_index(struct sql_session *s, struct ddl_text *x, bool unique, bool soft, size_t open,
+                   struct table_desc **out, bool *building, char *notice, size_t notice_size);
+bool ddl_drop_index_named(struct sql_session *s, const char *name);
+
+#endif
