@@ -38,6 +38,58 @@ struct outbox {
     size_t cap;
 };
 
+struct link;
+struct conn;
+
+/* What carries a link's frames: byte streams (link_stream.c) or, in one process, a pair0 socket
+ * (link_pair.c). Connections are told apart by an id that is not 0 and not used again. */
+struct link_ops {
+    /* Makes it ready and, NET_IN, listens. 0 or nng's error. */
+    int (*open)(struct link *l);
+    /* Begins to dial; not while dialling. Timer thread. */
+    void (*dial)(struct link *l);
+    /* Deadlines of its own. Timer thread. */
+    void (*tick)(struct link *l, uint64_t now_ns);
+    /* Takes a frame, with the baton. True: done with it, the baton is still the caller's. False: it
+     * keeps the baton until it calls link_frame_done. */
+    bool (*hand_over)(struct link *l, nng_msg *msg, size_t sends);
+    /* Closes the connection with this id, if it is still there; link_conn_removed follows. Any
+     * thread. */
+    void (*drop)(struct link *l, uint32_t id);
+    /* Ends everything and frees; no callback of it runs afterwards. l->closing is set. */
+    void (*close)(struct link *l);
+};
+
+extern const struct link_ops link_stream_ops;
+extern const struct link_ops link_pair_ops;
+
+/* link_pair.c's part of a link. */
+struct link_pair {
+    nng_socket socket;
+    bool open;
+    nng_dialer dialer; /* with `dialed`, only the timer thread's, then close's */
+    bool dialed;
+    nng_aio *recv_aio;
+    nng_aio *try_aio;  /* without callback: hands a frame over if the pipe takes it at once */
+    nng_aio *wait_aio; /* with callback: for a frame that has to wait for the pipe */
+};
+
+/* link_stream.c's part of a link. */
+struct link_stream {
+    nng_stream_dialer *dialer;
+    nng_stream_listener *listener;
+    nng_aio *dial_aio;
+    nng_aio *accept_aio;
+    bool dialing;       /* under the link's lock, as all below */
+    bool dialer_closed; /* timed out: to be made anew */
+    bool accepting;
+    uint64_t dial_until_ns;
+    struct conn *conn; /* the connection that counts */
+    struct list conns; /* all that are not freed yet */
+};
+
+struct conn;
+
 struct link {
     struct transport *t;
     struct peer *peer;
@@ -45,13 +97,10 @@ struct link {
     enum net_direction direction;
     enum url_scheme scheme;
     char url[URL_BYTES];
-    nng_socket socket;
-    bool open;         /* socket is open */
-    nng_dialer dialer; /* NET_OUT; with `dialing`, only the timer thread's (then close's) */
-    bool dialing;
-    nng_aio *recv_aio;
-    nng_aio *try_aio;  /* without callback: hands a frame over if the pipe takes it at once */
-    nng_aio *wait_aio; /* with callback: for a frame that has to wait for the pipe */
+    const struct link_ops *ops;
+    bool open; /* ops->open was called */
+    struct link_pair pair;
+    struct link_stream stream;
 
     /* Only of the thread that set `sending`. */
     struct outbox batch;
@@ -60,21 +109,20 @@ struct link {
 
     pthread_mutex_t lock; /* never held while nng or a callback of the user is called */
     bool closing;
-    uint32_t pipe; /* nng's id of the connection; 0: none */
-    uint64_t pipe_since_ns;
+    uint32_t conn_id; /* of the connection that counts; 0: none */
+    uint64_t conn_since_ns;
     bool up;         /* HELLO and HELLO-ACK went through on this connection */
     uint64_t up_gen; /* grows whenever it comes up */
     unsigned wants;  /* enum link_want */
     struct wire_refuse refuse;
     uint64_t ack_incarnation;
     uint64_t pong_ns; /* payload of the PING to answer */
-    bool sending;     /* some thread or wait_aio has the sending side */
+    bool sending;     /* the baton: some thread, or a frame under way, has the sending side */
     uint64_t sequence_out;
     uint64_t incarnation_in; /* whose sequence it is */
     uint64_t sequence_in;
     struct outbox queue;
-    uint64_t due_ns;   /* NET_OUT without connection: when to dial (again) */
-    unsigned attempts; /* dials since it was last up */
+    uint64_t due_ns; /* NET_OUT without connection: when to dial (again) */
     uint64_t hello_due_ns;
     uint64_t ping_due_ns;
     uint64_t alive_ns;                  /* last PONG (out), last frame (in) */
@@ -123,9 +171,11 @@ struct transport {
     struct list delayed; /* struct delayed, link_fault.c */
 };
 
-/* Opens socket and aios and starts receiving. */
+/* link.c */
+
+/* Listens or gets ready to dial. */
 SPAN_CHECKED span_status link_open(struct link *l, struct span_error *err);
-/* Closes them; no callback of this link runs after it. */
+/* No callback of this link runs after it. */
 void link_close(struct link *l);
 /* Deadlines: redial, HELLO again, keep-alive, silence. On the timer thread. */
 void link_tick(struct link *l, uint64_t now_ns);
@@ -133,11 +183,20 @@ void link_tick(struct link *l, uint64_t now_ns);
 void link_pump(struct link *l);
 /* transport_send after the look-up. */
 SPAN_CHECKED span_status link_send(struct link *l, struct buf *bytes);
-void link_drop_pipe(struct link *l);
+/* Closes the connection that counts. */
+void link_drop(struct link *l);
 /* Tells on_peer what changed since the last time. Not with the link's lock held. */
 void link_report(struct link *l);
-/* recv_aio's callback; `arg` is the link (link_recv.c). */
-void link_received(void *arg);
+
+/* For link_ops: a connection came about (false: there is one already, close this one; with `c` it
+ * is made l->stream.conn in the same moment), may be used, and is gone; a frame that was handed
+ * over is sent or lost. */
+bool link_conn_adding(struct link *l, uint32_t id, struct conn *c);
+void link_conn_added(struct link *l, uint32_t id);
+void link_conn_removed(struct link *l, uint32_t id);
+void link_frame_done(struct link *l, bool lost);
+/* link_recv.c: a frame came; takes the message over. */
+void link_frame(struct link *l, uint32_t id, nng_msg *msg);
 
 /* link_fault.c. The two ways through the fault hooks; only with enable_faults. Both take over what
  * they are given. */

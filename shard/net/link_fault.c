@@ -65,11 +65,17 @@ static void hold_back(struct link *l, uint64_t due_ns, struct buf *bytes, struct
         buf_move(&d->bytes, bytes);
     }
     (void)pthread_mutex_lock(&t->fault_lock);
-    list_push_back(&t->delayed, &d->node);
-    l->fault.held++;
-    /* Inside the lock, so that delayed_clear finds it armed. */
-    timer_at(t->timer, &d->timer, due_ns, delayed_due);
+    bool closing = atomic_load(&t->closing); /* then delayed_clear may not come again */
+    if (!closing) {
+        list_push_back(&t->delayed, &d->node);
+        l->fault.held++;
+        /* Inside the lock, so that delayed_clear finds it armed. */
+        timer_at(t->timer, &d->timer, due_ns, delayed_due);
+    }
     (void)pthread_mutex_unlock(&t->fault_lock);
+    if (closing) {
+        delayed_free(d);
+    }
 }
 
 void delayed_clear(struct transport *t)

@@ -79,7 +79,6 @@ static void link_up(struct link *l, uint64_t now, struct todo *todo)
     if (!l->up) {
         l->up = true;
         l->up_gen++;
-        l->attempts = 0;
         l->ping_due_ns = now;
         l->stats.connects++;
         todo->report = true;
@@ -275,7 +274,7 @@ static void finish(struct link *l, const struct todo *todo, const char *text)
         link_report(l);
     }
     if (todo->drop) {
-        link_drop_pipe(l);
+        link_drop(l);
     } else if (todo->pump) {
         link_pump(l);
     }
@@ -301,17 +300,15 @@ static void dial_now(struct peer *p)
     for (unsigned c = 0; c < NET_CLASS_COUNT; c++) {
         struct link *out = &p->links[NET_OUT][c];
         (void)pthread_mutex_lock(&out->lock);
-        if (out->pipe == 0) {
+        if (out->conn_id == 0) {
             out->due_ns = 0;
-            out->attempts = 0;
         }
         (void)pthread_mutex_unlock(&out->lock);
     }
     transport_kick(p->t);
 }
 
-/* Takes over the message. */
-static void handle(struct link *l, nng_msg *msg)
+void link_frame(struct link *l, uint32_t id, nng_msg *msg)
 {
     struct wire_header h;
     struct slice payload;
@@ -321,7 +318,7 @@ static void handle(struct link *l, nng_msg *msg)
     uint64_t now = timer_now_ns();
     span_status st = wire_open(slice_of(nng_msg_body(msg), nng_msg_len(msg)), &h, &payload, &err);
     (void)pthread_mutex_lock(&l->lock);
-    if (l->closing || l->pipe == 0 || l->pipe != nng_msg_get_pipe(msg).id) {
+    if (l->closing || l->conn_id != id) {
         l->stats.dropped_stale++; /* of a connection that does not count (any more) */
     } else if (link_is_cut(&l->peer->links[NET_IN][l->class])) {
         l->stats.dropped_fault++; /* whatever comes from the peer, answers on our own link too */
@@ -351,18 +348,4 @@ static void handle(struct link *l, nng_msg *msg)
     if (todo.report && l->direction == NET_IN) {
         dial_now(l->peer);
     }
-}
-
-void link_received(void *arg)
-{
-    struct link *l = arg;
-    int rv = nng_aio_result(l->recv_aio);
-    if (rv == 0) {
-        nng_msg *msg = nng_aio_get_msg(l->recv_aio);
-        nng_aio_set_msg(l->recv_aio, NULL);
-        handle(l, msg);
-    } else if (rv == NNG_ECLOSED || rv == NNG_ECANCELED) {
-        return;
-    }
-    nng_recv_aio(l->socket, l->recv_aio);
 }

@@ -135,6 +135,11 @@ SPAN_CHECKED span_status transport_open(const struct transport_config *cfg, stru
  * Not from a callback. Frames handed out stay valid until their net_frame_unref. */
 void transport_close(struct transport *t);
 
+/* Ends nng itself: its threads, and what its reaper has not freed yet. Once, at the very end of a
+ * process that wants to exit without a leak report, when nothing of nng (transports, HTTP) is open
+ * any more; nng cannot be used again after it. */
+void transport_library_fini(void);
+
 /* Queues bytes for a peer; `bytes` is moved, and left empty, whatever the result. Several messages
  * may be in one call. Refusals, each counted: NOT_FOUND (no such peer), UNAVAILABLE (link down:
  * sending is not queued for a dead peer, it would only be stale), OVERLOADED (LIMIT_OUTBOX_BYTES

@@ -67,6 +67,7 @@ static void link_init(struct link *l, struct peer *p, enum net_direction directi
     l->peer = p;
     l->direction = direction;
     l->class = class;
+    list_init(&l->stream.conns);
     (void)pthread_mutex_init(&l->lock, NULL);
     (void)pthread_mutex_init(&l->report_lock, NULL);
     (void)pthread_mutex_init(&l->deliver_lock, NULL);
@@ -212,6 +213,7 @@ void transport_close(struct transport *t)
     }
     atomic_store(&t->closing, true);
     (void)timer_cancel(t->timer, &t->tick);
+    delayed_clear(t);
     for (uint32_t node = 1; node <= LIMIT_PEERS; node++) {
         for (unsigned c = 0; t->peers[node] != NULL && c < NET_CLASS_COUNT; c++) {
             link_close(&t->peers[node]->links[NET_OUT][c]);
@@ -220,7 +222,6 @@ void transport_close(struct transport *t)
     }
     /* A link's callback may have kicked before it saw `closing`. */
     (void)timer_cancel(t->timer, &t->tick);
-    delayed_clear(t);
     for (uint32_t node = 1; node <= LIMIT_PEERS; node++) {
         if (t->peers[node] != NULL) {
             peer_free(t->peers[node]);
@@ -228,6 +229,11 @@ void transport_close(struct transport *t)
     }
     (void)pthread_mutex_destroy(&t->fault_lock);
     span_free(t);
+}
+
+void transport_library_fini(void)
+{
+    nng_fini();
 }
 
 /* --- calls --------------------------------------------------------------------------------------
@@ -271,8 +277,8 @@ span_status transport_peer_store_set(struct transport *t, uint32_t node, uint64_
     }
     (void)pthread_mutex_unlock(&p->lock);
     for (unsigned c = 0; other && c < NET_CLASS_COUNT; c++) {
-        link_drop_pipe(&p->links[NET_OUT][c]);
-        link_drop_pipe(&p->links[NET_IN][c]);
+        link_drop(&p->links[NET_OUT][c]);
+        link_drop(&p->links[NET_IN][c]);
     }
     return SPAN_OK;
 }

@@ -1,5 +1,5 @@
 /* The transport between nodes of one process, over every scheme, and against peers that misbehave
- * (made by hand on raw nng sockets or plain TCP). Nothing sleeps to synchronize: every wait is for
+ * (made by hand on plain TCP). Nothing sleeps to synchronize: every wait is for
  * a condition that a callback signals, with a bound after which the test fails. */
 #include "base/alloc.h"
 #include "base/codec.h"
@@ -11,12 +11,12 @@
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <criterion/parameterized.h>
-#include <nng/nng.h>
-#include <nng/protocol/pair0/pair.h>
+#include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -184,7 +184,12 @@ static struct transport_config config_of(struct node *n, uint32_t id)
 
 static struct node *node_new(void)
 {
+    static bool registered;
     struct node *n = SPAN_NEW(struct node);
+    if (!registered) {
+        registered = true;
+        (void)atexit(transport_library_fini); /* for the leak checker */
+    }
     log_set_level(LOG_ERROR);
     (void)pthread_mutex_init(&n->lock, NULL);
     (void)pthread_cond_init(&n->changed, NULL);
@@ -359,6 +364,7 @@ Test(transport, notices_a_peer_that_leaves_and_one_that_returns_with_a_new_incar
     for (uint32_t round = 0; round < 3; round++) {
         struct node *b = node_start(TCP, 2, 2);
         WAIT_FOR(a, all_up(a, 2));
+        WAIT_FOR(b, all_up(b, 1));
         uint64_t first = a->peer_incarnation;
         cr_assert_eq(a->peer_store, 1002);
         cr_assert_eq(send_number(b, 1, NET_CONTROL, round), SPAN_OK);
@@ -437,36 +443,53 @@ Test(transport, refuses_a_known_number_with_another_store_rule_f2, .timeout = 60
 /* --- misbehaving peers, by hand -----------------------------------------------------------------
  */
 
-/* A raw pair0 socket that dials the address at which node 1 listens for node 2's CONTROL link. */
+/* A peer by hand, on plain TCP, that dials the address at which node 1 listens for node 2's CONTROL
+ * link and speaks nng's framing: "\0SP\0", protocol 16 (pair0), then messages behind their length.
+ */
 struct rogue {
-    nng_socket s;
+    int fd;
     struct buf frame;
     uint64_t sequence;
     uint64_t incarnation;
 };
 
-static void rogue_dial(struct rogue *r, enum scheme scheme)
+static int dial_tcp(unsigned offset)
 {
-    char *base = base_url(scheme, 1);
-    char url[300];
-    if (scheme == TCP) {
-        unsigned port = (unsigned)atoi(strrchr(base, ':') + 1);
-        (void)snprintf(url, sizeof(url), "tcp://127.0.0.1:%u", port + 4);
-    } else {
-        (void)snprintf(url, sizeof(url), "%s-2-0", base);
-    }
-    *r = (struct rogue){.incarnation = rng_os_u64() | 1};
-    cr_assert_eq(nng_pair0_open(&r->s), 0);
-    cr_assert_eq(nng_socket_set_ms(r->s, NNG_OPT_RECVTIMEO, WAIT_S * 1000), 0);
-    cr_assert_eq(nng_socket_set_ms(r->s, NNG_OPT_SENDTIMEO, WAIT_S * 1000), 0);
-    cr_assert_eq(nng_socket_set_ms(r->s, NNG_OPT_RECONNMINT, INT32_MAX), 0);
-    cr_assert_eq(nng_dial(r->s, url, NULL, 0), 0);
+    char *base = base_url(TCP, 1);
+    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct timeval patience = {.tv_sec = WAIT_S};
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    sa.sin_port = htons((uint16_t)((unsigned)atoi(strrchr(base, ':') + 1) + offset));
+    cr_assert_eq(connect(fd, (struct sockaddr *)(void *)&sa, sizeof(sa)), 0);
+    cr_assert_eq(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)), 0);
+    cr_assert_eq(setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)), 0);
     span_free(base);
+    return fd;
+}
+
+/* Where node 2 would listen. */
+static int listen_tcp(unsigned offset)
+{
+    char *base = base_url(TCP, 2);
+    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int on = 1;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    sa.sin_port = htons((uint16_t)((unsigned)atoi(strrchr(base, ':') + 1) + offset));
+    (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    cr_assert_eq(bind(fd, (struct sockaddr *)(void *)&sa, sizeof(sa)), 0);
+    cr_assert_eq(listen(fd, 8), 0);
+    span_free(base);
+    return fd;
+}
+
+static void rogue_dial(struct rogue *r)
+{
+    *r = (struct rogue){.incarnation = rng_os_u64() | 1, .fd = dial_tcp(4)};
 }
 
 static void rogue_close(struct rogue *r)
 {
-    (void)nng_close(r->s);
+    (void)close(r->fd);
     buf_deinit(&r->frame);
 }
 
@@ -486,12 +509,10 @@ static struct slice rogue_frame(struct rogue *r, enum wire_type type, struct sli
     return buf_slice(&r->frame);
 }
 
+/* The other side may have hung up in the middle: no matter here. */
 static void rogue_send_raw(struct rogue *r, struct slice bytes)
 {
-    nng_msg *msg;
-    cr_assert_eq(nng_msg_alloc(&msg, 0), 0);
-    cr_assert_eq(nng_msg_append(msg, bytes.data, bytes.size), 0);
-    cr_assert_eq(nng_sendmsg(r->s, msg, 0), 0);
+    (void)!send(r->fd, bytes.data, bytes.size, MSG_NOSIGNAL);
 }
 
 static void rogue_send(struct rogue *r, enum wire_type type, struct slice payload)
@@ -515,27 +536,50 @@ static void rogue_number(struct rogue *r, uint32_t number)
     buf_deinit(&b);
 }
 
-/* Type of the next frame that node 1 sends to it. */
+/* Type of the next frame that node 1 sends to it; 0: it hung up. */
 static enum wire_type rogue_receive(struct rogue *r, struct wire_refuse *refuse)
 {
-    nng_msg *msg;
+    uint8_t frame[256];
     struct wire_header h;
     struct slice payload;
-    cr_assert_eq(nng_recvmsg(r->s, &msg, 0), 0);
-    struct slice frame = slice_of(nng_msg_body(msg), nng_msg_len(msg));
-    cr_assert_eq(wire_open(frame, &h, &payload, NULL), SPAN_OK);
+    ssize_t n = recv(r->fd, frame, WIRE_HEADER_BYTES, MSG_WAITALL);
+    if (n == 0 || (n < 0 && errno == ECONNRESET)) {
+        return 0;
+    }
+    cr_assert_eq(n, WIRE_HEADER_BYTES);
+    cr_assert_eq(recv(r->fd, frame + n, frame[32], MSG_WAITALL), frame[32]);
+    cr_assert_eq(wire_open(slice_of(frame, WIRE_HEADER_BYTES + frame[32]), &h, &payload, NULL),
+                 SPAN_OK);
     if (h.type == WIRE_REFUSE && refuse != NULL) {
         cr_assert_eq(wire_refuse_decode(payload, refuse), SPAN_OK);
     }
-    nng_msg_free(msg);
     return h.type;
+}
+
+/* Dials and says HELLO until it is let in: right after another connection went, nng may still hold
+ * its place (a real node dials again too). */
+static void rogue_connect(struct rogue *r, uint64_t incarnation)
+{
+    uint64_t end = timer_now_ns() + WAIT_S * SEC_NS;
+    for (;;) {
+        rogue_dial(r);
+        r->incarnation = incarnation;
+        rogue_hello(r);
+        enum wire_type answer = rogue_receive(r, NULL);
+        if (answer == WIRE_ACK) {
+            return;
+        }
+        cr_assert_eq(answer, 0);
+        cr_assert_lt(timer_now_ns(), end);
+        rogue_close(r);
+    }
 }
 
 Test(transport, accepts_a_peer_made_by_hand_and_drops_old_sequences, .timeout = 60)
 {
     struct node *a = node_start(TCP, 1, 2);
     struct rogue r;
-    rogue_dial(&r, TCP);
+    rogue_dial(&r);
     rogue_hello(&r);
     cr_assert_eq(rogue_receive(&r, NULL), WIRE_ACK);
     rogue_number(&r, 10);
@@ -569,24 +613,23 @@ Test(transport, does_not_let_a_replaced_incarnation_back_in, .timeout = 60)
     struct rogue old;
     struct rogue new;
     struct wire_refuse refuse;
-    rogue_dial(&old, TCP);
-    rogue_hello(&old);
-    cr_assert_eq(rogue_receive(&old, NULL), WIRE_ACK);
-    uint64_t incarnation = old.incarnation;
+    rogue_connect(&old, 111);
     rogue_close(&old);
     WAIT_FOR(a, a->downs == 1);
-    rogue_dial(&new, TCP);
-    rogue_hello(&new);
-    cr_assert_eq(rogue_receive(&new, NULL), WIRE_ACK);
+    rogue_connect(&new, 222);
     rogue_close(&new);
     WAIT_FOR(a, a->downs == 2);
-    rogue_dial(&old, TCP);
-    old.incarnation = incarnation;
-    rogue_hello(&old);
-    cr_assert_eq(rogue_receive(&old, &refuse), WIRE_REFUSE);
+    enum wire_type answer = 0;
+    while (answer == 0) {
+        rogue_dial(&old);
+        old.incarnation = 111;
+        rogue_hello(&old);
+        answer = rogue_receive(&old, &refuse);
+        rogue_close(&old);
+    }
+    cr_assert_eq(answer, WIRE_REFUSE);
     cr_assert_eq(refuse.why, NET_REFUSED_INCARNATION);
     cr_assert_eq(refuse.store_id, 1001);
-    rogue_close(&old);
     node_free(a);
 }
 
@@ -596,12 +639,23 @@ Test(transport, refuses_another_protocol_version_and_another_target, .timeout = 
     struct rogue r;
     struct wire_refuse refuse;
     struct buf b = {0};
-    rogue_dial(&r, TCP);
+    rogue_dial(&r);
     buf_set(&b, rogue_frame(&r, WIRE_HELLO, slice_str("whatever it holds")));
     b.data[1] = WIRE_VERSION + 1;
     rogue_send_raw(&r, buf_slice(&b));
     cr_assert_eq(rogue_receive(&r, &refuse), WIRE_REFUSE);
     cr_assert_eq(refuse.why, NET_REFUSED_VERSION);
+    rogue_close(&r); /* what follows such a frame is not looked at */
+    WAIT_FOR(a, a->refusals == 1);
+    for (;;) {
+        rogue_dial(&r);
+        rogue_send(&r, WIRE_HELLO, slice_str("malformed"));
+        if (rogue_receive(&r, &refuse) != 0) {
+            break;
+        }
+        rogue_close(&r);
+    }
+    cr_assert_eq(refuse.why, NET_REFUSED_MALFORMED);
     buf_clear(&b);
     wire_hello_encode(&b, &(struct wire_hello){.store_id = 1002, .to = 3});
     rogue_send(&r, WIRE_HELLO, buf_slice(&b));
@@ -626,8 +680,7 @@ Test(transport, closes_a_link_with_a_bad_frame_and_goes_on, .timeout = 60)
     for (unsigned kind = 0; kind < 4; kind++) {
         struct rogue r;
         struct buf b = {0};
-        nng_msg *msg;
-        rogue_dial(&r, TCP);
+        rogue_dial(&r);
         switch (kind) {
         case 0:
             rogue_send_raw(&r, slice_str("GET / HTTP/1.0\r\n\r\n"));
@@ -636,29 +689,26 @@ Test(transport, closes_a_link_with_a_bad_frame_and_goes_on, .timeout = 60)
             rogue_number(&r, 66);
             break;
         case 2:
-            rogue_hello(&r);
-            cr_assert_eq(rogue_receive(&r, NULL), WIRE_ACK);
+            rogue_close(&r);
+            rogue_connect(&r, 5);
             buf_set(&b, rogue_frame(&r, WIRE_DATA, slice_str("12345678")));
             b.data[b.size - 1] ^= 1;
             rogue_send_raw(&r, buf_slice(&b));
             break;
         default:
-            rogue_hello(&r);
-            cr_assert_eq(rogue_receive(&r, NULL), WIRE_ACK);
+            rogue_close(&r);
+            rogue_connect(&r, 6);
             memset(buf_grow(&b, WIRE_FRAME_MAX + 1), 1, WIRE_FRAME_MAX + 1);
             rogue_send_raw(&r, buf_slice(&b));
             break;
         }
-        /* The link is gone: nothing more comes, and the slot is free for the next. */
-        cr_assert_neq(nng_socket_set_ms(r.s, NNG_OPT_RECVTIMEO, 1), NNG_ECLOSED);
-        POLL_FOR(a, nng_recvmsg(r.s, &msg, NNG_FLAG_NONBLOCK) != 0 &&
-                        !link_of(a, 2, NET_CONTROL).up_in);
-        cr_log_info("%s", kinds[kind]);
+        cr_assert_eq(rogue_receive(&r, NULL), 0, "hung up: %s", kinds[kind]);
+        POLL_FOR(a, !link_of(a, 2, NET_CONTROL).up_in);
         buf_deinit(&b);
         rogue_close(&r);
     }
     cr_assert_eq(a->got_count[NET_CONTROL], 0);
-    cr_assert_geq(link_of(a, 2, NET_CONTROL).dropped_bad, 3);
+    cr_assert_eq(link_of(a, 2, NET_CONTROL).dropped_bad, 4);
     struct node *b = node_start(TCP, 2, 2);
     WAIT_FOR(a, all_up(a, 2));
     cr_assert_eq(send_number(b, 1, NET_CONTROL, 1), SPAN_OK);
@@ -670,24 +720,39 @@ Test(transport, closes_a_link_with_a_bad_frame_and_goes_on, .timeout = 60)
 Test(transport, is_not_impressed_by_plain_garbage_on_its_port, .timeout = 60)
 {
     struct node *a = node_start(TCP, 1, 2);
-    char *base = base_url(TCP, 1);
-    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     char junk[4096];
     memset(junk, 'Z', sizeof(junk));
     for (unsigned i = 0; i < 20; i++) {
-        int fd = socket(AF_INET, SOCK_STREAM, 0);
-        sa.sin_port = htons((uint16_t)(atoi(strrchr(base, ':') + 1) + 4 + (int)(i & 1)));
-        cr_assert_eq(connect(fd, (struct sockaddr *)(void *)&sa, sizeof(sa)), 0);
-        (void)!send(fd, junk, sizeof(junk), MSG_NOSIGNAL);
+        int fd = dial_tcp(4 + (i & 1));
+        (void)!send(fd, junk, i == 0 ? 0 : sizeof(junk), MSG_NOSIGNAL);
         (void)close(fd);
     }
     struct node *b = node_start(TCP, 2, 2);
     WAIT_FOR(a, all_up(a, 2));
     cr_assert_eq(send_number(a, 2, NET_BULK, 1), SPAN_OK);
     WAIT_FOR(b, b->got_count[NET_BULK] == 1);
+    node_free(a);
+    node_free(b);
+}
+
+/* nng's listener of a pair socket dies of this, silently (see link_stream.c). */
+Test(transport, survives_processes_that_connect_to_its_ipc_socket_and_leave, .timeout = 60)
+{
+    struct node *a = node_start(IPC, 1, 2);
+    struct sockaddr_un sa = {.sun_family = AF_UNIX};
+    char *base = base_url(IPC, 1);
+    for (unsigned i = 0; i < 20; i++) {
+        (void)snprintf(sa.sun_path, sizeof(sa.sun_path), "%s-2-%u", base + strlen("ipc://"), i & 1);
+        int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+        cr_assert_eq(connect(fd, (struct sockaddr *)(void *)&sa, sizeof(sa)), 0);
+        (void)close(fd);
+    }
+    struct node *b = node_start(IPC, 2, 2);
+    WAIT_FOR(a, all_up(a, 2));
     span_free(base);
     node_free(a);
     node_free(b);
+    ipc_clean_up(IPC);
 }
 
 Test(transport, second_dialer_on_a_busy_link_is_harmless, .timeout = 60)
@@ -698,15 +763,15 @@ Test(transport, second_dialer_on_a_busy_link_is_harmless, .timeout = 60)
     WAIT_FOR(b, all_up(b, 1));
     struct rogue r[5];
     for (unsigned i = 0; i < 5; i++) {
-        rogue_dial(&r[i], TCP);
-        (void)nng_socket_set_ms(r[i].s, NNG_OPT_SENDTIMEO, 1);
-        struct slice f = rogue_frame(&r[i], WIRE_DATA, slice_str("abcd"));
-        (void)nng_send(r[i].s, (void *)(uintptr_t)f.data, f.size, 0); /* may succeed: it vanishes */
+        rogue_dial(&r[i]);
+        rogue_hello(&r[i]);
+        rogue_number(&r[i], 666);
         cr_assert_eq(send_number(b, 1, NET_CONTROL, i), SPAN_OK);
     }
     WAIT_FOR(a, a->got_count[NET_CONTROL] == 5);
     for (uint32_t i = 0; i < 5; i++) {
         cr_assert_eq(a->got[NET_CONTROL][i], i);
+        cr_assert_eq(rogue_receive(&r[i], NULL), 0, "hung up");
         rogue_close(&r[i]);
     }
     cr_assert_eq(a->downs, 0);
@@ -720,32 +785,27 @@ Test(transport, second_dialer_on_a_busy_link_is_harmless, .timeout = 60)
 Test(transport, drops_the_newest_beyond_the_outbox_and_keeps_the_other_class, .timeout = 60)
 {
     /* A peer by hand that says ACK on the BULK link and then reads nothing. */
-    struct node *a = node_start(TCP, 1, 2);
-    char *base = base_url(TCP, 2);
-    char url[64];
-    nng_socket s;
-    nng_msg *msg;
+    struct node *a;
+    struct rogue r = {.incarnation = 99};
+    int listener = listen_tcp(3);
+    uint8_t frame[WIRE_HEADER_BYTES + 20];
     struct wire_header h;
     struct slice payload;
-    struct buf frame = {0};
-    (void)snprintf(url, sizeof(url), "tcp://127.0.0.1:%d", atoi(strrchr(base, ':') + 1) + 3);
-    span_free(base);
-    cr_assert_eq(nng_pair0_open(&s), 0);
-    cr_assert_eq(nng_listen(s, url, NULL, 0), 0);
-    cr_assert_eq(nng_recvmsg(s, &msg, 0), 0);
-    struct slice got = slice_of(nng_msg_body(msg), nng_msg_len(msg));
-    cr_assert_eq(wire_open(got, &h, &payload, NULL), SPAN_OK);
+    struct buf b = {0};
+    a = node_start(TCP, 1, 2);
+    r.fd = accept(listener, NULL, NULL);
+    cr_assert_eq(recv(r.fd, frame, sizeof(frame), MSG_WAITALL), sizeof(frame));
+    cr_assert_eq(wire_open(slice_of(frame, sizeof(frame)), &h, &payload, NULL), SPAN_OK);
     cr_assert_eq(h.type, WIRE_HELLO);
-    (void)buf_grow(&frame, WIRE_HEADER_BYTES);
-    wire_ack_encode(&frame,
-                    &(struct wire_ack){.store_id = 1002, .hello_incarnation = h.incarnation});
+    wire_ack_encode(&b, &(struct wire_ack){.store_id = 1002, .hello_incarnation = h.incarnation});
     h.type = WIRE_ACK;
     h.from = 2;
     h.incarnation = 99;
-    h.length = (uint32_t)(frame.size - WIRE_HEADER_BYTES);
-    wire_seal(frame.data, &h);
-    nng_msg_free(msg);
-    cr_assert_eq(nng_send(s, frame.data, frame.size, 0), 0);
+    h.length = (uint32_t)b.size;
+    (void)buf_grow(&r.frame, WIRE_HEADER_BYTES);
+    buf_append_slice(&r.frame, buf_slice(&b));
+    wire_seal(r.frame.data, &h);
+    rogue_send_raw(&r, buf_slice(&r.frame));
     WAIT_FOR(a, a->up[2][NET_OUT][NET_BULK]);
 
     span_status st = SPAN_OK;
@@ -764,10 +824,11 @@ Test(transport, drops_the_newest_beyond_the_outbox_and_keeps_the_other_class, .t
     cr_assert_gt(ls.queued_bytes, LIMIT_OUTBOX_BYTES - 2 * MIB);
     /* The silent peer is given up after a while, and what was queued is counted as lost. */
     WAIT_FOR(a, !a->up[2][NET_OUT][NET_BULK]);
-    (void)nng_close(s);
     POLL_FOR(a, link_of(a, 2, NET_BULK).queued_bytes == 0);
     cr_assert_gt(link_of(a, 2, NET_BULK).dropped_lost, 60);
-    buf_deinit(&frame);
+    (void)close(listener);
+    buf_deinit(&b);
+    rogue_close(&r);
     node_free(a);
 }
 
@@ -786,7 +847,7 @@ Test(transport, coalesces_what_is_queued_behind_a_frame, .timeout = 60)
     WAIT_FOR(b, b->got_count[NET_CONTROL] == 1000);
     struct transport_link_status s = link_of(a, 2, NET_CONTROL);
     cr_assert_eq(s.sends_out, 1000);
-    cr_assert_lt(s.frames_out, 20, "%lu frames", (unsigned long)s.frames_out);
+    cr_assert_lt(s.frames_out, 40, "%lu frames", (unsigned long)s.frames_out);
     node_free(a);
     node_free(b);
 }
@@ -830,16 +891,9 @@ Test(transport, refuses_bad_configurations_with_words, .timeout = 60)
 /* The source address is seen by a listener made by hand at node 2's address for node 1. */
 Test(transport, binds_outgoing_connections_to_the_source_address, .timeout = 60)
 {
-    char *base = base_url(TCP, 2);
-    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in sa;
     socklen_t len = sizeof(sa);
-    int on = 1;
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    sa.sin_port = htons((uint16_t)(atoi(strrchr(base, ':') + 1) + 2));
-    span_free(base);
-    (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    cr_assert_eq(bind(fd, (struct sockaddr *)(void *)&sa, sizeof(sa)), 0);
-    cr_assert_eq(listen(fd, 8), 0);
+    int fd = listen_tcp(2);
     struct node *a = node_new();
     node_open(a, TCP, 1, 2, change_source);
     int conn = accept(fd, (struct sockaddr *)(void *)&sa, &len);
@@ -896,7 +950,7 @@ Test(transport, cut_one_way_stops_that_way_only_and_heals, .timeout = 60)
     cr_assert_eq(send_number(a, 2, NET_CONTROL, 3), SPAN_OK);
     WAIT_FOR(b, b->got_count[NET_CONTROL] == 1);
     cr_assert_eq(b->got[NET_CONTROL][0], 3);
-    cr_assert_eq(link_of(a, 2, NET_CONTROL).dropped_fault, 1);
+    cr_assert_geq(link_of(a, 2, NET_CONTROL).dropped_fault, 1, "keep-alives too");
 
     f = (struct transport_fault){.in = {.cut = true}};
     cr_assert_eq(transport_fault_set(a->t, 0, &f), SPAN_OK);
