@@ -126,6 +126,7 @@ struct world {
     uint64_t lease_min, lease_max;
     uint64_t fault_gap_max;
     uint64_t big_pm;    /* entries so large that few fit one append */
+    bool aim;           /* faults hit the leader more often than others */
     uint64_t prefix_pm; /* appends of which only a prefix counts */
     uint64_t member_pm; /* how often a fault is a change of membership */
     bool faults;
@@ -975,9 +976,22 @@ static void mend_clocks(struct world *w)
     }
 }
 
+/* Whom it hits: often the leader, where it hurts. */
+static struct node *victim(struct world *w)
+{
+    struct node *n = &w->nodes[rng_below(&w->rng, w->count)];
+    for (size_t i = 0; i < w->count && chance(w, 850); i++) {
+        struct node *l = &w->nodes[i];
+        if (w->aim && l->alive && raft_role(l->raft) == RAFT_LEADER) {
+            return l;
+        }
+    }
+    return n;
+}
+
 static void cut_some(struct world *w)
 {
-    uint32_t a = (uint32_t)between(w, 1, w->count);
+    uint32_t a = victim(w)->id;
     uint32_t b = (uint32_t)between(w, 1, w->count);
     switch (rng_below(&w->rng, 4)) {
     case 0: /* one way */
@@ -997,7 +1011,7 @@ static void cut_some(struct world *w)
     default: /* in two */
         for (size_t i = 1; i <= w->count; i++) {
             for (size_t k = 1; k <= w->count; k++) {
-                w->cut[i][k] = (i <= a) != (k <= a);
+                w->cut[i][k] = (i <= b) != (k <= b);
             }
         }
         break;
@@ -1006,7 +1020,7 @@ static void cut_some(struct world *w)
 
 static void on_fault(struct world *w)
 {
-    struct node *n = &w->nodes[rng_below(&w->rng, w->count)];
+    struct node *n = victim(w);
     mend_clocks(w);
     if (chance(w, w->member_pm)) {
         for (uint64_t i = between(w, 1, 4); i > 0; i--) {
@@ -1082,8 +1096,9 @@ static void world_init(struct world *w, uint64_t seed)
     w->base_eps = churn ? w->base_eps / 4 + 1 : w->base_eps;
     w->fault_gap_max = between(w, 20 * MS_NS, 120 * MS_NS);
     w->big_pm = chance(w, 50) ? 50 : 1;
+    w->aim = chance(w, 400);
     w->prefix_pm = chance(w, 300) ? 300 : 0;
-    w->member_pm = chance(w, 250) ? 500 : 20;
+    w->member_pm = chance(w, 350) ? 500 : 40;
     w->count = chance(w, 500) ? 3 : 5;
     struct raft_conf conf;
     raft_conf_init(&conf);
