@@ -304,7 +304,7 @@ bool replica_propose(struct replica *r, const struct tt_now *now, uint8_t type,
     span_status st = raft_step(r->raft, &ev, up);
     store_mark_dirty(r->store, r);
     if (st != SPAN_OK) {
-        SPAN_LOG(WARN, "proposal refused", "range=%llu status=%s", (unsigned long long)r->id,
+        SPAN_LOG(DEBUG, "proposal refused", "range=%llu status=%s", (unsigned long long)r->id,
                  span_status_name(st));
         r->raft_deadline_ns = up->deadline_mono_ns;
         return false;
@@ -425,11 +425,11 @@ static void start_serving(struct replica *r, const struct tt_now *now)
     while ((t = mapb_next(&r->txns, &pos, NULL)) != NULL) {
         if (t->state == RTXN_PREPARED) {
             rebuild_locks(r, now, t);
-            t->retry_ns = ASK_AFTER_NS;
+            t->retry_ns = ASK_AGAIN_NS;
             heap_insert(&r->timers, &t->timer, now->mono_ns + 10 * MS_NS);
         } else if (t->state == RTXN_DECIDED) {
             replica_send_outcomes(r, t, false);
-            t->retry_ns = ASK_AFTER_NS;
+            t->retry_ns = ASK_AGAIN_NS;
             heap_insert(&r->timers, &t->timer, now->mono_ns + ASK_AFTER_NS);
         }
     }

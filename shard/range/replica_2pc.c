@@ -359,12 +359,14 @@ void replica_rtxn_timer(struct replica *r, const struct tt_now *now, struct rtxn
         break;
     case RTXN_PREPARED:
         ask(r, t);
-        t->retry_ns = t->retry_ns < SEC_NS ? t->retry_ns * 2 : t->retry_ns;
+        /* A coordinator that just lost its leader has a new one in some 300 ms: locks must not wait
+         * for much longer. */
+        t->retry_ns = t->retry_ns < SEC_NS ? t->retry_ns + t->retry_ns / 2 : t->retry_ns;
         heap_insert(&r->timers, &t->timer, now->mono_ns + t->retry_ns);
         break;
     case RTXN_DECIDED:
         replica_send_outcomes(r, t, false);
-        t->retry_ns = t->retry_ns < 2 * SEC_NS ? t->retry_ns * 2 : t->retry_ns;
+        t->retry_ns = t->retry_ns < 2 * SEC_NS ? t->retry_ns + t->retry_ns / 2 : t->retry_ns;
         heap_insert(&r->timers, &t->timer, now->mono_ns + t->retry_ns);
         break;
     case RTXN_COMMITTING:

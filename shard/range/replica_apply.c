@@ -150,7 +150,7 @@ static span_status apply_prepare(struct replica *r, const struct tt_now *now, st
     buf_set(&t->record, payload);
     if (t->state == RTXN_PREPARING) {
         t->state = RTXN_PREPARED;
-        t->retry_ns = ASK_AFTER_NS;
+        t->retry_ns = ASK_AGAIN_NS;
         heap_insert(&r->timers, &t->timer, now->mono_ns + ASK_AFTER_NS);
         replica_send_vote(r, t, true, SPAN_OK);
     }
@@ -223,7 +223,7 @@ static span_status apply_decision(struct replica *r, const struct tt_now *now, s
     r->rerun_locks = true;
     buf_deinit(&t->request);
     if (mine) {
-        t->retry_ns = ASK_AFTER_NS;
+        t->retry_ns = ASK_AGAIN_NS;
         heap_insert(&r->timers, &t->timer, now->mono_ns + ASK_AFTER_NS);
     }
     return SPAN_OK;
