@@ -3,6 +3,7 @@
 #include "tests/lib/kv_mem.h"
 
 #include "base/alloc.h"
+#include "base/invariant.h"
 #include "base/limits.h"
 #include "base/map.h"
 #include "base/rng.h"
@@ -520,6 +521,7 @@ static span_status mem_scan_next(struct kv_scan *sc, struct slice *key, struct s
         }
         if (own != NULL && c >= 0) {
             const struct write *w = own_write(sc->m, *own);
+            INVARIANT(w != NULL);
             sc->own_at++;
             if (w->gone) {
                 continue;
@@ -527,7 +529,8 @@ static span_status mem_scan_next(struct kv_scan *sc, struct slice *key, struct s
             buf_set(&sc->key, *own);
             buf_set(&sc->value, buf_slice(&w->value));
         } else {
-            const struct version *v = at_time(n, sc->m->read_at);
+            const struct version *v = n == NULL ? NULL : at_time(n, sc->m->read_at);
+            INVARIANT(v != NULL);
             see(sc->m, v->ts);
             buf_set(&sc->key, buf_slice(&n->key));
             buf_set(&sc->value, buf_slice(&v->value));
