@@ -274,6 +274,11 @@ class Cluster:
         rows = self.ranges()
         return len(rows) > 0 and all(r["leader"] not in (None, "", "0") for r in rows)
 
+    def is_balanced(self):
+        """Leaderships are spread, as placement.balance does."""
+        leads = [self.status(n)["leads"] for n in self.numbers()]
+        return max(leads) - min(leads) <= 2
+
     def log(self, number):
         with open(self.node(number)["log"], errors="replace") as f:
             return f.read()
