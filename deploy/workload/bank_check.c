@@ -34,8 +34,8 @@ static span_status read_tables(PGconn *conn, struct bank_ledger *b, struct span_
         ExecStatusType status = PQresultStatus(r);
         if (status != PGRES_TUPLES_OK && status != PGRES_COMMAND_OK) {
             const char *state = PQresultErrorField(r, PG_DIAG_SQLSTATE);
-            bool again =
-                state == NULL || cluster_sqlstate_is_retryable(state) || strcmp(state, "40003") == 0;
+            bool again = state == NULL || cluster_sqlstate_is_retryable(state) ||
+                         strcmp(state, "40003") == 0;
             span_status st =
                 span_fail(err, again ? SPAN_UNAVAILABLE : SPAN_INVALID, "%s: %.*s", statements[i],
                           (int)strcspn(PQerrorMessage(conn), "\n"), PQerrorMessage(conn));

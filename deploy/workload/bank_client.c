@@ -504,6 +504,8 @@ static void audit_failed(struct bank_client *c)
     if (c->audit_stale &&
         (strcmp(c->sqlstate, "42601") == 0 || strcmp(c->sqlstate, "0A000") == 0)) {
         c->s->no_stale = true; /* a stock PostgreSQL */
+    } else if (c->audit_stale && strcmp(c->sqlstate, "72000") == 0) {
+        c->audit_number++; /* older than the versions that are kept: the next one, then */
     } else if (is_hopeless(c->sqlstate)) {
         fatal(c, "an audit failed");
     }

@@ -261,8 +261,8 @@ span_status cluster_url_exec(const struct cluster_url *u, PGconn **conn, const c
         const char *state = PQresultErrorField(r, PG_DIAG_SQLSTATE);
         bool lost = PQstatus(*conn) != CONNECTION_OK;
         /* 40003 as well: the statement may be run twice. */
-        bool again =
-            lost || cluster_sqlstate_is_retryable(state) || (state != NULL && strcmp(state, "40003") == 0);
+        bool again = lost || cluster_sqlstate_is_retryable(state) ||
+                     (state != NULL && strcmp(state, "40003") == 0);
         span_status st = say_error(r, sql, err);
         PQclear(r);
         if (lost) {
