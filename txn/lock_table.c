@@ -133,36 +133,86 @@ static bool conflicts(const struct ask *a, const struct request *r)
     return overlaps(&a->span, &s);
 }
 
-/* First request in `place` that conflicts, other than of an owner whose wound was asked for in this
- * epoch (0: all count). */
-static struct request *conflict_in(const struct list *place, const struct ask *a, uint64_t epoch)
+/* First request in `place` that conflicts. */
+static struct request *conflict_in(const struct list *place, const struct ask *a)
 {
     LIST_EACH(it, place)
     {
         struct request *r = REQUEST_OF(it, in_place);
-        if (conflicts(a, r) && (epoch == 0 || r->owner->asked != epoch)) {
+        if (conflicts(a, r)) {
             return r;
         }
     }
     return NULL;
 }
 
-static struct request *find_conflict(const struct lock_table *t, const struct ask *a,
-                                     uint64_t epoch)
+/* Looks at every place that the span meets, until visit says stop: its result is returned. */
+typedef struct request *visit_fn(const struct list *place, const struct ask *a, void *ctx);
+
+static struct request *visit_places(const struct lock_table *t, const struct ask *a,
+                                    visit_fn *visit, void *ctx)
 {
-    struct request *r = conflict_in(&t->spans, a, epoch);
+    struct request *r = visit(&t->spans, a, ctx);
     if (r != NULL) {
         return r;
     }
     if (a->span.point) {
         const struct bucket *b = mapb_get(&t->buckets, a->span.start);
-        return b == NULL ? NULL : conflict_in(&b->requests, a, epoch);
+        return b == NULL ? NULL : visit(&b->requests, a, ctx);
     }
     size_t pos = 0;
     const struct bucket *b;
     while ((b = mapb_next(&t->buckets, &pos, NULL)) != NULL) {
-        if (span_has(&a->span, buf_slice(&b->key)) &&
-            (r = conflict_in(&b->requests, a, epoch)) != NULL) {
+        if (span_has(&a->span, buf_slice(&b->key)) && (r = visit(&b->requests, a, ctx)) != NULL) {
+            return r;
+        }
+    }
+    return NULL;
+}
+
+static struct request *visit_conflict(const struct list *place, const struct ask *a, void *ctx)
+{
+    (void)ctx;
+    return conflict_in(place, a);
+}
+
+static struct request *find_conflict(const struct lock_table *t, const struct ask *a)
+{
+    return visit_places(t, a, visit_conflict, NULL);
+}
+
+/* What kinds of requests are in the way of an ask. */
+struct in_the_way {
+    bool any;
+    bool older;       /* a holder, or one that waits ahead: only older ones do */
+    bool unwoundable; /* a younger holder that will not give way */
+};
+
+static struct request *visit_kinds(const struct list *place, const struct ask *a, void *ctx)
+{
+    struct in_the_way *w = ctx;
+    LIST_EACH(it, place)
+    {
+        const struct request *r = REQUEST_OF(it, in_place);
+        if (conflicts(a, r)) {
+            bool older = is_older(r->owner, a->owner);
+            w->any = true;
+            w->older = w->older || older;
+            w->unwoundable = w->unwoundable || (!older && r->owner->unwoundable);
+        }
+    }
+    return NULL;
+}
+
+/* A younger holder in the way whose wound was not asked for in this epoch yet. */
+static struct request *visit_victim(const struct list *place, const struct ask *a, void *ctx)
+{
+    const uint64_t *epoch = ctx;
+    LIST_EACH(it, place)
+    {
+        struct request *r = REQUEST_OF(it, in_place);
+        if (r->granted && r->owner->asked != *epoch && conflicts(a, r) &&
+            !is_older(r->owner, a->owner)) {
             return r;
         }
     }
@@ -184,7 +234,7 @@ static void place_insert(struct list *place, struct request *r)
     list_insert_before(at, &r->in_place);
 }
 
-static void add(struct lock_table *t, const struct lock_request *q, bool granted)
+static struct request *add(struct lock_table *t, const struct lock_request *q, bool granted)
 {
     struct request *r = SPAN_NEW(struct request);
     r->owner = q->owner;
@@ -214,6 +264,7 @@ static void add(struct lock_table *t, const struct lock_request *q, bool granted
         q->owner->waiting_count++;
     }
     t->count++;
+    return r;
 }
 
 static void remove_request(struct lock_table *t, struct request *r)
@@ -262,7 +313,7 @@ static void grant_in(struct lock_table *t, struct list *place)
             continue;
         }
         struct ask a = {r->owner, span_of(r), r->mode};
-        if (find_conflict(t, &a, 0) == NULL) {
+        if (find_conflict(t, &a) == NULL) {
             grant(t, place, r);
         } else if (r->mode == LOCK_EXCLUSIVE && r->bucket != NULL) {
             break; /* everyone behind it on this key conflicts with it */
@@ -346,41 +397,53 @@ enum lock_result lock_table_acquire(struct lock_table *t, const struct lock_requ
                                     lock_wound_fn *wound, void *ctx)
 {
     bool held;
-    const struct request *waiting = own_request(t, q, &held);
+    struct request *mine = own_request(t, q, &held);
     if (held) {
         return LOCK_GRANTED;
     }
-    if (waiting != NULL && !q->commit_phase) {
+    if (mine != NULL && !q->commit_phase) {
         return LOCK_WAITING;
     }
     struct ask a = {q->owner, q->span, q->mode};
-    uint64_t epoch = ++t->epoch;
-    bool blocked = false;
-    struct request *r;
-    while ((r = find_conflict(t, &a, epoch)) != NULL) {
-        struct lock_owner *victim = r->owner;
-        victim->asked = epoch;
-        if (is_older(victim, q->owner) || !r->granted) {
-            if (q->commit_phase) {
-                return LOCK_REFUSED; /* rule C4: at prepare and commit nobody waits for an older one
-                                      */
-            }
-            blocked = true;
-        } else if (!wound(ctx, victim, q->owner)) {
-            blocked = true;
-        }
+    struct in_the_way way = {0};
+    (void)visit_places(t, &a, visit_kinds, &way);
+    if (q->commit_phase && way.older) {
+        return LOCK_REFUSED; /* rule C4: at prepare and commit nobody waits for an older one */
     }
-    if (!blocked && waiting == NULL) {
-        add(t, q, true);
-        return LOCK_GRANTED;
-    }
-    if (waiting != NULL) {
-        return LOCK_WAITING;
-    }
-    if (!q->may_wait) {
+    if (!q->may_wait && (way.older || way.unwoundable)) {
         return LOCK_REFUSED;
     }
-    add(t, q, false);
+    if (!way.any && mine == NULL) {
+        (void)add(t, q, true);
+        return LOCK_GRANTED;
+    }
+    /* It has its place in the queue before anybody is wounded (rule C5): else what a victim lets go
+     * of would be granted to younger waiters, which would have to be wounded in turn. */
+    bool told_later = q->owner->waiting_count > 0 || !list_is_empty(&q->owner->granted);
+    bool queued = mine == NULL;
+    if (queued) {
+        mine = add(t, q, false);
+    }
+    uint64_t epoch = ++t->epoch;
+    const struct request *r;
+    while ((r = visit_places(t, &a, visit_victim, &epoch)) != NULL) {
+        struct lock_owner *victim = r->owner;
+        victim->asked = epoch;
+        (void)wound(ctx, victim, q->owner);
+    }
+    if (mine->granted) {
+        if (!told_later) {
+            list_remove(&q->owner->granted); /* the caller hears it at once */
+        }
+        return LOCK_GRANTED;
+    }
+    if (!q->may_wait) { /* a victim that was expected to give way did not */
+        if (queued) {
+            remove_request(t, mine);
+            settle(t);
+        }
+        return LOCK_REFUSED;
+    }
     return LOCK_WAITING;
 }
 
@@ -457,7 +520,7 @@ const struct lock_owner *lock_table_blocker(const struct lock_table *t, const st
         const struct request *r = REQUEST_OF(it, in_owner);
         if (!r->granted) {
             struct ask a = {r->owner, span_of(r), r->mode};
-            const struct request *c = find_conflict(t, &a, 0);
+            const struct request *c = find_conflict(t, &a);
             if (c != NULL) {
                 return c->owner;
             }

@@ -55,7 +55,7 @@ struct lock_request {
 
 /* Called once for each younger holder in the way of a request, also an unwoundable one: returns
  * true if the victim's locks are gone when it returns (the caller released it), false if it must be
- * waited for (prepared). */
+ * waited for (prepared). It may release any owner but `by`, and must not acquire. */
 typedef bool lock_wound_fn(void *ctx, struct lock_owner *victim, const struct lock_owner *by);
 
 enum lock_result lock_table_acquire(struct lock_table *t, const struct lock_request *req,
