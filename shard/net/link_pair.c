@@ -11,10 +11,10 @@
 
 #include <nng/protocol/pair0/pair.h>
 
-/* Frames nng may keep while a callback runs. Not 0, nng's default: then a frame that comes while
- * its connection closes is left in the pipe, leaks, and can make the next receive follow a null
- * pointer (pair0_pipe_recv_cb against pair0_pipe_stop). */
-#define RECV_BUFFER_FRAMES 16
+/* Frames nng may keep while a callback runs; in practice never full. Not 0, nng's default: a frame
+ * that finds no room while its connection closes is left in the pipe, leaks, and makes the next
+ * receive follow a null pointer (pair0_pipe_recv_cb against pair0_pipe_stop). */
+#define RECV_BUFFER_FRAMES 512
 
 /* nng's own redial must not run (its timers spin): as good as never. Ours closes the dialer first.
  */
