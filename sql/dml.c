@@ -343,28 +343,48 @@ static void add_probe(struct dml *m, const struct buf *key, const struct table_i
     p->change = change;
 }
 
-/* Keys that this statement's earlier changes gave up: their holder is not a conflict. */
-static void collect_vacated(struct dml *m, struct mapb *out)
+/* All primary and unique keys of a captured row: those it gives up leave `created`, or, if they
+ * were there before the statement, enter `vacated`; those it takes enter `created`. */
+static void note_keys(struct dml *m, struct slice row, int64_t rowid, bool old,
+                      struct mapb *created, struct mapb *vacated)
 {
     struct buf key = {0};
-    for (size_t i = 0; i < m->cap.count; i++) {
-        const struct change *x = &m->cap.changes[i];
-        if (x->op == SQLITE_INSERT ||
-            row_decode(old_row(m, x), m->cap.scratch, m->d->column_count) != SPAN_OK) {
+    if (row_decode(row, m->cap.scratch, m->d->column_count) != SPAN_OK) {
+        return;
+    }
+    for (size_t k = 0; k <= m->d->index_count; k++) {
+        buf_clear(&key);
+        if (k == m->d->index_count) {
+            table_row_key(m->d, m->cap.scratch, rowid, &key);
+        } else if (index_is_checked(&m->d->indexes[k], m->cap.scratch)) {
+            index_entry_key(m->d, &m->d->indexes[k], m->cap.scratch, rowid, &key);
+        } else {
             continue;
         }
-        buf_clear(&key);
-        table_row_key(m->d, m->cap.scratch, x->old_rowid, &key);
-        mapb_put(out, buf_slice(&key), &mark);
-        for (size_t k = 0; k < m->d->index_count; k++) {
-            if (index_is_checked(&m->d->indexes[k], m->cap.scratch)) {
-                buf_clear(&key);
-                index_entry_key(m->d, &m->d->indexes[k], m->cap.scratch, x->old_rowid, &key);
-                mapb_put(out, buf_slice(&key), &mark);
-            }
+        if (!old) {
+            mapb_put(created, buf_slice(&key), &mark);
+        } else if (mapb_remove(created, buf_slice(&key)) == NULL) {
+            mapb_put(vacated, buf_slice(&key), &mark);
         }
     }
     buf_deinit(&key);
+}
+
+/* Keys that stored rows have given up in this run: their stored holder is not a conflict. */
+static void collect_vacated(struct dml *m, struct mapb *out)
+{
+    struct mapb created;
+    mapb_init(&created);
+    for (size_t i = 0; i < m->cap.count; i++) {
+        const struct change *x = &m->cap.changes[i];
+        if (x->op != SQLITE_INSERT) {
+            note_keys(m, old_row(m, x), x->old_rowid, true, &created, out);
+        }
+        if (x->op != SQLITE_DELETE) {
+            note_keys(m, new_row(m, x), x->new_rowid, false, &created, out);
+        }
+    }
+    mapb_deinit(&created);
 }
 
 static bool null_in_key(struct dml *m)
@@ -713,6 +733,51 @@ static bool check_strangers(struct dml *m)
     return ok;
 }
 
+/* Captures every row an UPSERT would insert, also those that its failed run did not reach. */
+static bool survey(struct dml *m)
+{
+    struct sql_session *s = m->s;
+    sqlite3_preupdate_hook(s->db, dml_preupdate, s);
+    sqlite3_stmt *st = session_prepare(s, m->p->survey, false);
+    bool ok = st != NULL && set_sequence(m) && m->bind(m->bind_ctx, st);
+    m->cap.count = 0;
+    buf_clear(&m->cap.arena);
+    rng_init(&s->rng, s->seed);
+    if (ok) {
+        sqlite3_preupdate_hook(s->db, dml_preupdate, s);
+        s->capture = &m->cap;
+        ok = sqlite3_step(st) == SQLITE_DONE;
+        s->capture = NULL;
+    }
+    sqlite3_preupdate_hook(s->db, NULL, NULL);
+    sqlite3_finalize(st);
+    return ok && !m->cap.too_large;
+}
+
+/* A constraint failed while rows that a conflict clause would have met were not loaded yet: the
+ * failure may be the working set's, not the table's. Looks up the keys of all rows; *again if that
+ * found rows to load. */
+static bool retry_after_error(struct dml *m, bool *again)
+{
+    struct sql_error keep = m->s->err;
+    if (!m->p->resolves_conflicts || strncmp(keep.code, "23", 2) != 0 ||
+        (m->cap.count == 0 && m->p->survey == NULL)) {
+        return false;
+    }
+    sql_error_clear(&m->s->err);
+    if (m->p->survey != NULL && (!clear_shadow(m) || !survey(m))) {
+        m->s->err = keep;
+        return false;
+    }
+    if (!collect_probes(m) || !look_up(m, again)) {
+        return false;
+    }
+    if (!*again) {
+        m->s->err = keep;
+    }
+    return true;
+}
+
 static bool run_until_settled(struct dml *m)
 {
     for (int run = 0; run < DML_RUNS_MAX; run++) {
@@ -720,7 +785,13 @@ static bool run_until_settled(struct dml *m)
         if (run > 0 && !refill(m)) {
             return false;
         }
-        if (!run_once(m) || !settle_ids(m, &again)) {
+        if (!run_once(m)) {
+            if (!retry_after_error(m, &again) || !again) {
+                return false;
+            }
+            continue;
+        }
+        if (!settle_ids(m, &again)) {
             return false;
         }
         if (again) {

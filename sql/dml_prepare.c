@@ -34,6 +34,23 @@ static void run_text(const struct sql_session *s, const struct sql_stmt *st,
     }
 }
 
+/* The rows of an UPSERT without its conflict clause, replacing whatever is in their way: run only
+ * to learn their keys. */
+static void survey_text(const struct sql_session *s, const struct sql_stmt *st,
+                        const struct sess_table *t, struct buf *out)
+{
+    if (st->with) {
+        text_of(s, st, st->first, st->main, out);
+    }
+    buf_printf(out, "INSERT OR REPLACE INTO main.%s ", t->quoted);
+    size_t rest = st->target + 1;
+    if (st->alias != 0) {
+        buf_append_str(out, "AS ");
+        rest = st->alias;
+    }
+    text_of(s, st, rest, st->on_conflict, out);
+}
+
 static size_t first_after(const struct sql_stmt *st, size_t clause)
 {
     size_t best = st->last;
@@ -189,6 +206,11 @@ bool dml_prepare_plan(struct sql_session *s, struct plan *p, const struct sql_st
     sqlite3_preupdate_hook(s->db, dml_preupdate, s); /* DELETE without WHERE must go row by row */
     p->run = session_prepare(s, buf_cstr(&text), false);
     sqlite3_preupdate_hook(s->db, NULL, NULL);
+    if (p->run != NULL && st->on_conflict != 0 && st->conflict == OR_NONE) {
+        buf_clear(&text);
+        survey_text(s, st, t, &text);
+        p->survey = span_strdup(buf_cstr(&text));
+    }
     if (p->run != NULL && !p->is_insert) {
         if (session_need_update_twin(s, t)) {
             buf_clear(&text);

@@ -18,6 +18,7 @@ static void plan_free(struct sql_session *s, struct plan *p)
         span_free((void *)(uintptr_t)p->columns[i].name);
     }
     span_free(p->columns);
+    span_free(p->survey);
     span_free(p->text);
     span_free(p);
 }

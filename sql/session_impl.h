@@ -58,6 +58,7 @@ struct plan {
     struct table_desc *target; /* DML: reference */
     sqlite3_stmt *run;         /* SELECT, or the DML statement on main.T */
     sqlite3_stmt *prefetch;    /* UPDATE, DELETE: target rows into main.T */
+    char *survey; /* UPSERT: text that captures every row it would insert, see dml.c; or NULL */
     bool for_update;
     bool returning;
     bool resolves_conflicts; /* OR REPLACE, OR IGNORE, ON CONFLICT, or the table's own clauses */

@@ -222,6 +222,18 @@ static struct key_span *add_span(struct source_cursor *c)
     return sp;
 }
 
+/* If the right-hand side is a numeric column that holds text, SQLite turns our texts that look like
+ * numbers into numbers, which lie below any text: an upper bound must leave them in. They all sort
+ * below ":". */
+static void widen_upper(const struct narrowing *n, size_t i, struct sql_value *v)
+{
+    enum sql_affinity aff = key_affinity(n, i);
+    if ((aff == AFF_TEXT || aff == AFF_BLOB) && v->type == SQL_TEXT &&
+        (v->s.size == 0 || v->s.data[0] < ':')) {
+        v->s = slice_str(":");
+    }
+}
+
 /* The bounds on the column after the pinned ones, in key space; empty bounds: the prefix's own. */
 static void add_range(struct narrowing *n, const struct buf *prefix, size_t at)
 {
@@ -240,6 +252,7 @@ static void add_range(struct narrowing *n, const struct buf *prefix, size_t at)
     }
     if (has_hi && comparable(n, at, n->scan->hi, &v)) {
         n->empty = n->empty || v.type == SQL_NULL;
+        widen_upper(n, at, &v);
         buf_append_slice(&high, buf_slice(prefix));
         key_encode(&high, &v, key_collation(n, at), desc);
     }
