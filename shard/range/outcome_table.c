@@ -1,6 +1,7 @@
 /* Open addressing with linear probing over 24-byte records; removal by backward shift, so that no
  * tombstones pile up under a constant stream of additions and expiries. Blocks hold the ids in
- * order of addition. */
+ * order of addition: first the sealed ones, then those that are full and not sealed yet, the last
+ * one takes additions. */
 #include "shard/range/outcome_table.h"
 
 #include "base/alloc.h"
@@ -10,7 +11,7 @@
 
 struct block {
     struct block *next;
-    uint64_t number; /* 0: open */
+    uint64_t number; /* 0: not sealed */
     uint64_t begin_max_ns;
     size_t count;
     size_t cap;
@@ -21,8 +22,8 @@ struct outcome_table {
     struct outcome *slots;
     size_t cap; /* power of two */
     size_t count;
-    struct block *first; /* oldest; the last one is open */
-    struct block *open;
+    struct block *first; /* oldest */
+    struct block *open;  /* the last one */
     uint64_t next_number;
 };
 
@@ -155,7 +156,21 @@ static span_status add(struct outcome_table *t, struct block *b, const struct ou
     }
     insert_slot(t, o);
     block_add(b, o);
+    if (b == t->open && b->count == OUTCOME_BLOCK_MAX) {
+        t->open = block_new();
+        b->next = t->open;
+    }
     return SPAN_OK;
+}
+
+/* Where the first block that is not sealed hangs. */
+static struct block **first_unsealed(struct outcome_table *t)
+{
+    struct block **at = &t->first;
+    while ((*at)->number != 0) {
+        at = &(*at)->next;
+    }
+    return at;
 }
 
 span_status outcome_table_add(struct outcome_table *t, const struct txn_id *txn, struct tt_ts ts)
@@ -171,7 +186,7 @@ size_t outcome_table_count(const struct outcome_table *t)
 
 uint64_t outcome_table_seal(struct outcome_table *t, struct buf *out)
 {
-    struct block *b = t->open;
+    struct block *b = *first_unsealed(t);
     if (b->count == 0) {
         return 0;
     }
@@ -184,8 +199,10 @@ uint64_t outcome_table_seal(struct outcome_table *t, struct buf *out)
         enc_u64(out, b->records[i].ts.ns);
     }
     b->number = t->next_number++;
-    t->open = block_new();
-    b->next = t->open;
+    if (b == t->open) {
+        t->open = block_new();
+        b->next = t->open;
+    }
     return b->number;
 }
 
@@ -199,12 +216,8 @@ span_status outcome_table_load(struct outcome_table *t, uint64_t number, struct 
     }
     struct block *b = block_new();
     b->number = number;
-    /* before the open block, after the other sealed ones */
-    struct block **at = &t->first;
-    while (*at != t->open) {
-        at = &(*at)->next;
-    }
-    b->next = t->open;
+    struct block **at = first_unsealed(t);
+    b->next = *at;
     *at = b;
     for (size_t i = 0; i < count; i++) {
         struct outcome o;
@@ -226,7 +239,7 @@ void outcome_table_expire(struct outcome_table *t, struct tt_ts w,
                           void (*gone)(void *ctx, uint64_t number), void *ctx)
 {
     struct block **at = &t->first;
-    while (*at != t->open) {
+    while ((*at)->number != 0) {
         struct block *b = *at;
         if (b->begin_max_ns >= w.ns) {
             at = &b->next;

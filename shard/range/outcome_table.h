@@ -17,6 +17,9 @@ struct outcome {
     struct tt_ts ts; /* none: aborted */
 };
 
+/* Records in one block: a row of the engine is at most LIMIT_ENTRY_BYTES. */
+#define OUTCOME_BLOCK_MAX 32768
+
 struct outcome_table;
 
 struct outcome_table *outcome_table_new(void);
@@ -28,9 +31,9 @@ SPAN_CHECKED span_status outcome_table_add(struct outcome_table *t, const struct
                                            struct tt_ts ts);
 size_t outcome_table_count(const struct outcome_table *t);
 
-/* Closes the open block and appends its encoding to out; returns its number (> 0), or 0 when the
- * open block is empty. The row key of a block is its number: the caller makes it unique over
- * restarts by starting from outcome_table_next_block. */
+/* Closes the oldest block that is not sealed and appends its encoding to out; returns its number
+ * (> 0), or 0 when nothing is left to seal: to be called until then. The row key of a block is its
+ * number, which is greater than any that was loaded. */
 uint64_t outcome_table_seal(struct outcome_table *t, struct buf *out);
 /* Takes a stored block back (recovery, snapshot). PROTOCOL when malformed. */
 SPAN_CHECKED span_status outcome_table_load(struct outcome_table *t, uint64_t number,

@@ -41,6 +41,21 @@ static void answer_split(struct replica *r, span_status st, const char *text)
     r->rerun_lease = true; /* what was held back */
 }
 
+/* May be the first key of a right side. Local keys (0x00...) belong to every range and can not. */
+static bool is_inner_key(const struct replica *r, struct slice key)
+{
+    return key.size > 0 && key.data[0] != 0 && slice_cmp(key, buf_slice(&r->start)) > 0 &&
+           replica_covers(r, key);
+}
+
+void replica_split_cancel(struct replica *r)
+{
+    if (r->split_key.size > 0) {
+        answer_split(r, r->split_proposed ? SPAN_UNAVAILABLE : SPAN_NOT_LEADER,
+                     "leadership was lost during the split; look whether it happened");
+    }
+}
+
 void replica_op_split(struct replica *r, const struct tt_now *now, struct slice body,
                       const struct range_request *q)
 {
@@ -49,6 +64,10 @@ void replica_op_split(struct replica *r, const struct tt_now *now, struct slice 
         return;
     }
     struct slice key = q->spans[0].span.start;
+    if (!is_inner_key(r, key) && !slice_eq(key, buf_slice(&r->start))) {
+        replica_refuse(r, q, SPAN_INVALID, "the key lies outside the range");
+        return;
+    }
     if (slice_eq(key, buf_slice(&r->start))) {
         struct range_response resp = {.status = SPAN_OK}; /* a boundary already */
         replica_respond(r, q, &resp);
@@ -121,6 +140,10 @@ void replica_split_step(struct replica *r, const struct tt_now *now)
     INVARIANT(st == SPAN_OK);
     drop_right_locks(r, now);
     replica_propose_resolved(r, now);
+    if (!r->leading) { /* proposing ended the leadership, and the split with it */
+        arena_deinit(&a);
+        return;
+    }
     r->split_proposed = true;
     r->releasing = true; /* no timestamp from here until it is applied */
     struct cmd_split c = {.key = buf_slice(&r->split_key),
@@ -140,16 +163,28 @@ void replica_split_step(struct replica *r, const struct tt_now *now)
 /* ---- apply ---- */
 
 struct right_meta {
-    struct engine_meta_row rows[4];
-    struct buf bytes[4];
+    struct engine_meta_row *rows;
     size_t count;
+    struct arena arena;
 };
 
-static void add_row(struct right_meta *m, const char *key)
+/* Copies both. */
+static void add_row(struct right_meta *m, struct slice key, const struct buf *value)
 {
-    m->rows[m->count].key = slice_str(key);
-    m->rows[m->count].value = buf_slice(&m->bytes[m->count]);
-    m->count++;
+    if (m->count % 16 == 0) {
+        m->rows = span_realloc(m->rows, (m->count + 16) * sizeof *m->rows);
+    }
+    uint8_t *k = arena_alloc(&m->arena, key.size + 1);
+    uint8_t *v = arena_alloc(&m->arena, value->size + 1);
+    memcpy(k, key.data, key.size);
+    memcpy(v, value->data, value->size);
+    m->rows[m->count++] = (struct engine_meta_row){slice_of(k, key.size), slice_of(v, value->size)};
+}
+
+static void right_meta_deinit(struct right_meta *m)
+{
+    span_free(m->rows);
+    arena_deinit(&m->arena);
 }
 
 struct encode_outcomes {
@@ -175,19 +210,24 @@ static span_status right_state(struct replica *r, const struct cmd_split *c, str
     d.generation = c->generation;
     d.start = c->key;
     d.leader = 0;
-    enc_u8(&m->bytes[0], 1);
-    enc_descriptor(&m->bytes[0], &d);
-    add_row(m, "desc");
-    enc_u8(&m->bytes[1], 1);
-    enc_u64(&m->bytes[1], r->watermark.ns);
-    enc_u64(&m->bytes[1], tt_max(r->applied_ts, c->floor).ns);
-    add_row(m, "vals");
+    struct buf b = {0};
+    enc_u8(&b, 1);
+    enc_descriptor(&b, &d);
+    add_row(m, slice_str("desc"), &b);
+    buf_clear(&b);
+    enc_u8(&b, 1);
+    enc_u64(&b, r->watermark.ns);
+    enc_u64(&b, tt_max(r->applied_ts, c->floor).ns);
+    add_row(m, slice_str("vals"), &b);
     struct encode_outcomes x = {outcome_table_new(), SPAN_OK};
     outcome_table_each(r->outcomes, copy_outcome, &x);
-    if (outcome_table_seal(x.copy, &m->bytes[2]) != 0) {
-        add_row(m, "~o/0000000000000001");
+    uint64_t block;
+    for (buf_clear(&b); (block = outcome_table_seal(x.copy, &b)) != 0; buf_clear(&b)) {
+        char key[OUTCOME_KEY_BYTES];
+        add_row(m, replica_outcome_key(key, block), &b);
     }
     outcome_table_free(x.copy);
+    buf_deinit(&b);
     return x.st;
 }
 
@@ -240,9 +280,8 @@ static void persist_birth(struct replica *right)
 span_status replica_apply_split(struct replica *r, const struct tt_now *now,
                                 const struct cmd_split *c, uint64_t index)
 {
-    (void)index;
-    if (!replica_covers(r, c->key) || slice_eq(c->key, buf_slice(&r->start)) ||
-        c->generation <= r->generation) {
+    if (!is_inner_key(r, c->key) || c->generation <= r->generation ||
+        !list_is_empty(&r->flight)) { /* rule C2: nobody is prepared or in flight */
         return SPAN_CORRUPT;
     }
     bool led = r->leading && r->split_proposed;
@@ -265,17 +304,18 @@ span_status replica_apply_split(struct replica *r, const struct tt_now *now,
             SPAN_LOG(ERROR, "split failed", "range=%llu error=\"%s\"", (unsigned long long)r->id,
                      err.text);
         }
-        for (size_t i = 0; i < sizeof m.bytes / sizeof *m.bytes; i++) {
-            buf_deinit(&m.bytes[i]);
-        }
+        right_meta_deinit(&m);
         if (st != SPAN_OK) {
             return st;
         }
-        right = make_right(r, now, c, store_orphan_known(r->store, c->right));
+        /* Replayed after a crash it may have run before, and have promised something (B3). */
+        right = make_right(r, now, c,
+                           store_orphan_known(r->store, c->right) || index <= r->restored_last);
         if (right == NULL) {
             return SPAN_IO;
         }
         persist_birth(right);
+        store_note_birth(r->store, r);
     } else {
         st = engine_set_bounds(r->engine, buf_slice(&r->start), c->key);
         if (st != SPAN_OK) {

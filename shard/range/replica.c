@@ -13,6 +13,13 @@ static const char meta_descriptor[] = "desc";
 static const char meta_values[] = "vals";
 static const char meta_raft[] = "~raft";
 static const char meta_outcomes[] = "~o/";
+
+struct slice replica_outcome_key(char out[OUTCOME_KEY_BYTES], uint64_t block)
+{
+    int n = snprintf(out, OUTCOME_KEY_BYTES, "%s%016llx", meta_outcomes, (unsigned long long)block);
+    return slice_of(out, (size_t)n);
+}
+
 static const char meta_prepared[] = "p/";
 static const char meta_decided[] = "d/";
 
@@ -137,7 +144,7 @@ void replica_descriptor(const struct replica *r, struct range_descriptor *d)
         .start = buf_slice(&r->start),
         .end = buf_slice(&r->end),
         .member_count = r->member_count,
-        .leader = raft_leader(r->raft),
+        .leader = r->broken ? 0 : raft_leader(r->raft),
     };
     memcpy(d->members, r->members, sizeof d->members);
 }
@@ -318,6 +325,7 @@ void replica_heartbeat(struct replica *r, const struct tt_now *now, node_id from
                        struct heartbeat_ack_range *ack)
 {
     if (r->broken) {
+        ack->known = true; /* of no term: there is a replica, a snapshot would not help it */
         return;
     }
     struct raft_event ev = {
@@ -428,6 +436,10 @@ static void start_serving(struct replica *r, const struct tt_now *now)
             t->retry_ns = ASK_AGAIN_NS;
             heap_insert(&r->timers, &t->timer, now->mono_ns + 10 * MS_NS);
         } else if (t->state == RTXN_DECIDED) {
+            /* Also those that were all acknowledged: that is not known to be replicated. */
+            for (size_t i = 0; i < t->participant_count; i++) {
+                t->participants[i].acked = false;
+            }
             replica_send_outcomes(r, t, false);
             t->retry_ns = ASK_AGAIN_NS;
             heap_insert(&r->timers, &t->timer, now->mono_ns + ASK_AFTER_NS);
@@ -460,7 +472,7 @@ static void answer_parked(struct replica *r, struct list *l)
     parked_free_list(r, &all);
 }
 
-static void answer_unknown(struct replica *r, const struct rtxn *t)
+void replica_unknown(struct replica *r, const struct rtxn *t)
 {
     if (t->gateway == 0 || t->request_id == 0) {
         return;
@@ -484,9 +496,7 @@ void replica_leader_stop(struct replica *r, const struct tt_now *now)
     r->transfer_to = 0;
     r->resolved_count = 0;
     buf_clear(&r->resolved);
-    buf_clear(&r->split_key);
-    buf_clear(&r->split_request);
-    r->split_proposed = false;
+    replica_split_cancel(r);
     size_t pos = 0;
     struct rtxn *t;
     while ((t = mapb_next(&r->txns, &pos, NULL)) != NULL) {
@@ -495,14 +505,14 @@ void replica_leader_stop(struct replica *r, const struct tt_now *now)
         switch (t->state) {
         case RTXN_COMMITTING:
         case RTXN_DECIDING:
-            answer_unknown(r, t); /* rule C11 */
+            replica_unknown(r, t); /* rule C11 */
             rtxn_free(r, now, t);
             break;
         case RTXN_HOLDING:
         case RTXN_COORDINATING:
         case RTXN_PREPARING:
             if (t->state == RTXN_COORDINATING) {
-                answer_unknown(r, t); /* participants may be prepared: only a record can end it */
+                replica_unknown(r, t); /* participants may be prepared: only a record can end it */
             }
             rtxn_free(r, now, t);
             break;
@@ -599,13 +609,14 @@ static void meta_before_flush(struct replica *r)
     raft_conf_encode(&b, conf);
     span_status st = engine_meta_put(r->engine, slice_str(meta_raft), buf_slice(&b));
     buf_clear(&b);
-    uint64_t block = outcome_table_seal(r->outcomes, &b);
-    if (st == SPAN_OK && block != 0) {
-        char key[32];
-        int n = snprintf(key, sizeof key, "%s%016llx", meta_outcomes, (unsigned long long)block);
-        st = engine_meta_put(r->engine, slice_of(key, (size_t)n), buf_slice(&b));
+    uint64_t block;
+    while ((block = outcome_table_seal(r->outcomes, &b)) != 0) {
+        char key[OUTCOME_KEY_BYTES];
+        if (st == SPAN_OK) {
+            st = engine_meta_put(r->engine, replica_outcome_key(key, block), buf_slice(&b));
+        }
+        buf_clear(&b);
     }
-    buf_clear(&b);
     enc_u8(&b, 1);
     enc_u64(&b, r->watermark.ns);
     enc_u64(&b, r->applied_ts.ns);
@@ -620,9 +631,16 @@ static void meta_before_flush(struct replica *r)
     engine_set_applied(r->engine, applied);
 }
 
+/* Not before the right side of a split is on record in the log: a flush that covers the split's
+ * entry lets that entry go. */
+static bool may_flush(const struct replica *r)
+{
+    return !r->flushing && !r->broken && r->births == 0 && engine_applied(r->engine) > 0;
+}
+
 void replica_maybe_flush(struct replica *r, const struct tt_now *now)
 {
-    if (r->flushing || r->broken || engine_applied(r->engine) == 0) {
+    if (!may_flush(r)) {
         return;
     }
     bool due =
@@ -848,7 +866,9 @@ span_status replica_start_raft(struct replica *r, const struct replica_birth *bi
             (unsigned long long)r->id, (unsigned long long)engine_applied_flushed(r->engine),
             (unsigned long long)rc.base_index);
     }
-    return raft_new(&rc, &r->raft, err);
+    st = raft_new(&rc, &r->raft, err);
+    r->restored_last = st == SPAN_OK ? raft_last_index(r->raft) : 0;
+    return st;
 }
 
 /* ---- timers ---- */
@@ -910,6 +930,16 @@ static void maintain(struct replica *r, const struct tt_now *now)
     buf_deinit(&b);
 }
 
+static void run_timers(struct replica *r, const struct tt_now *now)
+{
+    struct heap_node *n;
+    while ((n = heap_min(&r->timers)) != NULL && n->key <= now->mono_ns) {
+        struct rtxn *t = (struct rtxn *)(void *)((char *)n - offsetof(struct rtxn, timer));
+        heap_remove(&r->timers, n);
+        replica_rtxn_timer(r, now, t);
+    }
+}
+
 void replica_tick(struct replica *r, const struct tt_now *now)
 {
     if (now->mono_ns >= r->raft_deadline_ns) {
@@ -917,12 +947,7 @@ void replica_tick(struct replica *r, const struct tt_now *now)
         replica_raft(r, now, &ev);
     }
     replica_expire_parked(r, now);
-    struct heap_node *n;
-    while ((n = heap_min(&r->timers)) != NULL && n->key <= now->mono_ns) {
-        struct rtxn *t = (struct rtxn *)(void *)((char *)n - offsetof(struct rtxn, timer));
-        heap_remove(&r->timers, n);
-        replica_rtxn_timer(r, now, t);
-    }
+    run_timers(r, now);
     expire_gone(r, now);
     replica_snapshot_tick(r, now);
     if (r->leading) {
@@ -962,7 +987,10 @@ void replica_schedule(struct replica *r, const struct tt_now *now)
     if ((r->sending != NULL || r->receiving != NULL) && now->mono_ns + 250 * MS_NS < at) {
         at = now->mono_ns + 250 * MS_NS;
     }
-    if (r->flush_wanted && !r->flushing && !r->broken && engine_applied(r->engine) > 0) {
+    if (r->rerun_lease || r->rerun_locks || r->rerun_flight || r->rerun_safe) {
+        at = now->mono_ns; /* settle stopped after many rounds */
+    }
+    if (r->flush_wanted && may_flush(r)) {
         uint64_t f = r->flush_at_ns > now->mono_ns ? r->flush_at_ns : now->mono_ns;
         at = f < at ? f : at;
     }
@@ -978,7 +1006,15 @@ void replica_settle(struct replica *r, const struct tt_now *now)
 {
     /* Each list runs once per call: what is parked again waits for the next change, so this ends.
      */
+    if (r->broken) {
+        replica_leader_stop(r, now); /* nobody is kept waiting for what can not be done */
+    }
+    run_timers(r, now); /* a wounded coordinator's abort record */
     for (int round = 0; round < 64; round++) {
+        if (r->leading && r->transfer_to == 0 && store_hands_over(r->store) &&
+            !raft_has_released(r->raft)) {
+            r->transfer_to = raft_transfer_target(r->raft);
+        }
         if (r->leading && r->transfer_to != 0) {
             transfer_step(r, now);
         }

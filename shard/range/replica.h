@@ -66,7 +66,9 @@ struct rtxn {
     uint64_t heard_ns; /* last request or keepalive, monotonic */
     struct tt_ts ts;   /* s or p once chosen */
     struct tt_ts seen;
-    bool wound_sent; /* MSG_WOUND went to its coordinator */
+    bool wound_sent;          /* MSG_WOUND went to its coordinator ... */
+    struct txn_id wounded_by; /* ... for this older one */
+    unsigned tries;           /* questions or outcomes sent in vain: where the next one goes */
 
     /* the commit request to answer: COMMITTING, COORDINATING, DECIDING */
     uint64_t request_id;
@@ -204,6 +206,8 @@ struct replica {
                                    release (F1) */
 
     /* flush, snapshots */
+    uint64_t restored_last; /* last entry of the log this process started with */
+    unsigned births;        /* right sides of splits whose first records are not durable yet */
     bool flush_wanted;
     bool flushing;
     uint64_t flush_at_ns;
@@ -243,6 +247,9 @@ uint64_t replica_mono_of(const struct tt_now *now,
 struct tt_ts replica_safe_time(const struct replica *r);
 
 /* Descriptor and values <-> engine meta rows. */
+#define OUTCOME_KEY_BYTES 32
+/* Row of a sealed block of outcomes; borrows out. */
+struct slice replica_outcome_key(char out[OUTCOME_KEY_BYTES], uint64_t block);
 void replica_meta_descriptor_put(struct replica *r);
 SPAN_CHECKED span_status replica_load_meta(struct replica *r, struct span_error *err);
 SPAN_CHECKED span_status replica_open_engine(struct replica *r, bool create,
@@ -262,6 +269,8 @@ SPAN_CHECKED span_status replica_start_raft(struct replica *r, const struct repl
 struct tt_ts replica_entry_guard(uint8_t type, struct slice payload);
 void replica_leader_start(struct replica *r, const struct tt_now *now, struct tt_ts vote_floor);
 void replica_leader_stop(struct replica *r, const struct tt_now *now);
+/* Answers the commit request of t, if there is one: unknown outcome (rule C11). */
+void replica_unknown(struct replica *r, const struct rtxn *t);
 /* Decisions that every participant has applied go from the replicated state. */
 void replica_propose_resolved(struct replica *r, const struct tt_now *now);
 void replica_maybe_flush(struct replica *r, const struct tt_now *now);
@@ -294,6 +303,8 @@ struct rtxn *rtxn_new(struct replica *r, const struct txn_id *txn, const struct 
                       enum rtxn_state state);
 void rtxn_free(struct replica *r, const struct tt_now *now,
                struct rtxn *t); /* releases its locks, parked requests get LOCKS_LOST */
+/* Its parked requests run again from the start, soon. */
+void rtxn_unpark(struct replica *r, struct rtxn *t);
 void rtxn_keys_set(struct rtxn *t, const struct txn_write *writes, size_t n);
 void rtxn_flight(struct replica *r, struct rtxn *t, bool on);
 void rtxn_forget(struct replica *r, const struct tt_now *now, const struct txn_id *txn,
@@ -328,6 +339,7 @@ void replica_on_outcome_ack(struct replica *r, const struct tt_now *now,
 void replica_on_query(struct replica *r, const struct tt_now *now, const struct txn_query *m);
 void replica_on_wound(struct replica *r, const struct tt_now *now, const struct txn_query *m);
 void replica_send_vote(struct replica *r, struct rtxn *t, bool yes, span_status why);
+void replica_send_wound(struct replica *r, const struct rtxn *t);
 void replica_try_decide(struct replica *r, const struct tt_now *now, struct rtxn *t);
 /* Coordinated transactions whose votes are complete and that waited for the lease. */
 void replica_decide_ready(struct replica *r, const struct tt_now *now);
@@ -348,6 +360,8 @@ SPAN_CHECKED span_status replica_apply(struct replica *r, const struct tt_now *n
 void replica_op_split(struct replica *r, const struct tt_now *now, struct slice body,
                       const struct range_request *q);
 void replica_split_step(struct replica *r, const struct tt_now *now);
+/* Leadership ends: whoever asked for a split hears it. */
+void replica_split_cancel(struct replica *r);
 SPAN_CHECKED span_status replica_apply_split(struct replica *r, const struct tt_now *now,
                                              const struct cmd_split *c, uint64_t index);
 
@@ -370,6 +384,10 @@ void replica_snapshot_tick(struct replica *r, const struct tt_now *now);
 /* ---- services of the store ---- */
 struct buf *store_out(struct store *s, node_id to,
                       enum store_class cls); /* own node: the local queue */
+/* Where a message of 2PC for this key goes: the leader as this node knows it; without a replica
+ * here, or during an election, the hint, and after tries in vain every node in turn (a node passes
+ * it on). */
+node_id store_route(const struct store *s, struct slice anchor, node_id hint, unsigned tries);
 void store_wake_at(struct store *s, struct replica *r, uint64_t mono_ns);
 void store_mark_dirty(struct store *s, struct replica *r);
 const struct tt_now *store_now(const struct store *s); /* of the event being handled */
@@ -389,6 +407,10 @@ void store_orphan_state(struct store *s, range_id id,
 void store_orphan_drop(struct store *s, range_id id);
 void store_descriptors_changed(struct store *s);
 void store_note_persist(struct store *s, struct replica *r, uint64_t persist_seq);
+/* The right side of a split wrote its first records in this turn: `left` waits for them. */
+void store_note_birth(struct store *s, struct replica *left);
+/* Every leadership here is to be handed over (clean stop, slow disk). */
+bool store_hands_over(const struct store *s);
 struct arena *store_request_arena(struct store *s);
 struct arena *store_apply_arena(struct store *s);
 struct raft_update *store_update(struct store *s);

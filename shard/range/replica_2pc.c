@@ -18,20 +18,35 @@ void replica_send_vote(struct replica *r, struct rtxn *t, bool yes, span_status 
                          .yes = yes,
                          .prepare_ts = t->ts,
                          .status = (uint16_t)why};
-    msg_encode_vote(store_out(r->store, t->coordinator_node, STORE_CONTROL), &v);
+    node_id to = store_route(r->store, v.coordinator, t->coordinator_node, t->tries);
+    msg_encode_vote(store_out(r->store, to, STORE_CONTROL), &v);
+}
+
+void replica_send_wound(struct replica *r, const struct rtxn *t)
+{
+    struct txn_query m = {.coordinator = buf_slice(&t->coordinator),
+                          .txn = t->owner.txn,
+                          .node = store_cfg(r->store)->self,
+                          .by = t->wounded_by};
+    node_id to = store_route(r->store, m.coordinator, t->coordinator_node, t->tries);
+    msg_encode_query(store_out(r->store, to, STORE_CONTROL), MSG_WOUND, &m);
 }
 
 /* Rule C8: an in-doubt participant asks; its vote goes along, so that a coordinator that lost it
- * counts it first. */
+ * counts it first. So does the wound, which may have been lost, too. */
 static void ask(struct replica *r, struct rtxn *t)
 {
     replica_send_vote(r, t, true, SPAN_OK);
+    if (t->wound_sent) {
+        replica_send_wound(r, t);
+    }
     struct txn_query m = {.coordinator = buf_slice(&t->coordinator),
                           .txn = t->owner.txn,
                           .participant = buf_slice(&t->anchor),
                           .node = store_cfg(r->store)->self};
-    msg_encode_query(store_out(r->store, t->coordinator_node, STORE_CONTROL), MSG_TXN_QUERY, &m);
-    t->wound_sent = false; /* the first may have been lost */
+    node_id to = store_route(r->store, m.coordinator, t->coordinator_node, t->tries);
+    msg_encode_query(store_out(r->store, to, STORE_CONTROL), MSG_TXN_QUERY, &m);
+    t->tries++;
 }
 
 static void send_ack(struct replica *r, const struct txn_outcome *m)
@@ -71,10 +86,14 @@ void replica_on_outcome(struct replica *r, const struct tt_now *now, const struc
     if (t->state != RTXN_PREPARED && t->state != RTXN_PREPARING) {
         return; /* FINISHING: acknowledged when applied */
     }
+    if (m->commit && t->state != RTXN_PREPARED) {
+        SPAN_LOG(ERROR, "commit of a transaction that was not voted for", "range=%llu",
+                 (unsigned long long)r->id);
+        return; /* the vote is sent when the record is applied: no correct peer says this */
+    }
+    enum rtxn_state before = t->state;
     if (m->commit) {
-        INVARIANT(t->state ==
-                  RTXN_PREPARED); /* it was voted for only when its record was applied */
-        replica_learn(r, m->ts);  /* rule A1; rule A7: an outcome is always taken */
+        replica_learn(r, m->ts); /* rule A1; rule A7: an outcome is always taken */
         t->ts = m->ts;
     }
     t->state = RTXN_FINISHING;
@@ -85,8 +104,11 @@ void replica_on_outcome(struct replica *r, const struct tt_now *now, const struc
     cmd_encode_outcome(&b, &c);
     if (!replica_propose(r, now, CMD_OUTCOME, buf_slice(&b)) && r->leading &&
         rtxn_find(r, &m->txn) == t) {
-        t->state = RTXN_PREPARED; /* asked for again */
-        heap_insert(&r->timers, &t->timer, now->mono_ns + ASK_AFTER_NS);
+        t->state = before; /* asked for again: by its timer, which a PREPARING one gets later */
+        if (before == RTXN_PREPARED) {
+            t->retry_ns = ASK_AFTER_NS;
+            heap_insert(&r->timers, &t->timer, now->mono_ns + ASK_AFTER_NS);
+        }
     }
     buf_deinit(&b);
 }
@@ -266,7 +288,9 @@ void replica_send_outcomes(struct replica *r, struct rtxn *t, bool all)
     for (size_t i = 0; i < t->participant_count; i++) {
         struct rparticipant *p = &t->participants[i];
         if (all || !p->acked) {
-            send_outcome(r, t, buf_slice(&p->anchor), p->node);
+            struct slice anchor = buf_slice(&p->anchor);
+            node_id to = all ? p->node : store_route(r->store, anchor, p->node, t->tries);
+            send_outcome(r, t, anchor, to);
         }
     }
     if (t->asker.size > 0 && t->asker_node != 0) {
@@ -335,7 +359,9 @@ void replica_on_wound(struct replica *r, const struct tt_now *now, const struct 
     }
     if (t->state == RTXN_COORDINATING) {
         replica_abort_coordinated(r, now, t, SPAN_WOUNDED);
-    } else if (t->state == RTXN_HOLDING && list_is_empty(&t->parked)) {
+    } else if (t->state == RTXN_HOLDING) {
+        /* Also while its commit request waits for locks here: that one finds itself wounded and
+         * leaves an abort record. */
         rtxn_wound(r, now, t, SPAN_WOUNDED);
     }
 }
@@ -365,6 +391,7 @@ void replica_rtxn_timer(struct replica *r, const struct tt_now *now, struct rtxn
         heap_insert(&r->timers, &t->timer, now->mono_ns + t->retry_ns);
         break;
     case RTXN_DECIDED:
+        t->tries++;
         replica_send_outcomes(r, t, false);
         t->retry_ns = t->retry_ns < 2 * SEC_NS ? t->retry_ns + t->retry_ns / 2 : t->retry_ns;
         heap_insert(&r->timers, &t->timer, now->mono_ns + t->retry_ns);

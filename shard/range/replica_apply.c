@@ -7,9 +7,8 @@
 #include "base/log.h"
 #include "shard/range/replica.h"
 
-#include <stdio.h>
-
-#define META_KEY_BYTES (2 + 16)
+#define META_KEY_BYTES   (2 + 16)
+#define OUTCOME_GRACE_NS (60 * SEC_NS)
 
 static struct slice meta_txn_key(uint8_t out[META_KEY_BYTES], char kind, const struct txn_id *id)
 {
@@ -108,8 +107,10 @@ static span_status apply_commit(struct replica *r, const struct tt_now *now, str
     }
     replica_learn(r, c.ts);
     struct rtxn *t = rtxn_find(r, &c.txn);
+    if (t != NULL && t->state != RTXN_COMMITTING) {
+        return SPAN_CORRUPT; /* prepared here, too */
+    }
     if (t != NULL) {
-        INVARIANT(t->state == RTXN_COMMITTING);
         answer_commit(r, t, true);
         rtxn_free(r, now, t);
     }
@@ -171,11 +172,31 @@ static span_status store_decision(struct replica *r, const struct cmd_decision *
     return st;
 }
 
+/* An abort record that was proposed before a split was applied and lies behind it in the log: its
+ * anchor is the right side's now, which knows nothing of it and may decide otherwise (rule C2), so
+ * it has no effect and nobody is told. Whoever asked asks again, there. */
+static span_status void_decision(struct replica *r, const struct tt_now *now,
+                                 const struct cmd_decision *c)
+{
+    struct rtxn *t = rtxn_find(r, &c->txn);
+    if (c->commit || (t != NULL && t->state != RTXN_DECIDING)) {
+        return SPAN_CORRUPT; /* nothing is decided while a split is in the log */
+    }
+    if (t != NULL) {
+        replica_unknown(r, t);
+        rtxn_free(r, now, t);
+    }
+    return SPAN_OK;
+}
+
 static span_status apply_decision(struct replica *r, const struct tt_now *now, struct slice payload,
                                   struct arena *a)
 {
     struct cmd_decision c;
     span_status st = cmd_decode_decision(payload, a, &c);
+    if (st == SPAN_OK && !replica_covers(r, c.anchor)) {
+        return void_decision(r, now, &c);
+    }
     if (st == SPAN_OK) {
         st = outcome_table_add(r->outcomes, &c.txn, c.commit ? c.ts : tt_ts_of(0));
     }
@@ -293,9 +314,8 @@ struct expire_ctx {
 static void block_gone(void *ctx, uint64_t number)
 {
     struct expire_ctx *x = ctx;
-    char key[32];
-    int n = snprintf(key, sizeof key, "~o/%016llx", (unsigned long long)number);
-    span_status st = engine_meta_delete(x->r->engine, slice_of(key, (size_t)n));
+    char key[OUTCOME_KEY_BYTES];
+    span_status st = engine_meta_delete(x->r->engine, replica_outcome_key(key, number));
     if (st != SPAN_OK) {
         x->st = st;
     }
@@ -311,7 +331,11 @@ static span_status apply_maintain(struct replica *r, struct slice payload)
     r->watermark = tt_max(r->watermark, c.watermark);
     engine_set_horizon(r->engine, c.horizon);
     struct expire_ctx x = {r, SPAN_OK};
-    outcome_table_expire(r->outcomes, r->watermark, block_gone, &x);
+    /* Longer than what is admitted: a commit sent again after its answer was lost finds the outcome
+     * although its transaction has become too old to begin anything (rules C3, C11). */
+    uint64_t w = r->watermark.ns;
+    outcome_table_expire(r->outcomes, tt_ts_of(w > OUTCOME_GRACE_NS ? w - OUTCOME_GRACE_NS : 0),
+                         block_gone, &x);
     return x.st;
 }
 

@@ -130,8 +130,15 @@ void replica_expire_parked(struct replica *r, const struct tt_now *now)
         span_status st = msg_decode_request(buf_slice(&p->body), a, &q);
         INVARIANT(st == SPAN_OK);
         if (p->why == RPARK_LOCKS && p->txn != NULL) {
-            lock_table_cancel_waits(r->locks, &p->txn->owner);
+            /* All its waits go: others of its requests ask for theirs again. */
+            struct rtxn *t = p->txn;
+            lock_table_cancel_waits(r->locks, &t->owner);
             r->rerun_locks = true;
+            rtxn_unpark(r, t);
+            if (q.op == OP_COMMIT1 || q.op == OP_PREPARE) { /* rule C12: for good */
+                rtxn_forget(r, now, &q.txn, SPAN_DEADLINE);
+                rtxn_free(r, now, t);
+            }
         }
         bool lease = p->why == RPARK_LEASE;
         if (q.op == OP_COORDINATE && p->why == RPARK_LOCKS) {
@@ -154,8 +161,8 @@ span_status replica_check_schema(struct replica *r, const struct range_request *
     for (size_t i = 0; i < q->schema_count; i++) {
         const struct schema_version *v = map64_get(&r->schema, q->schema[i].table_id);
         uint64_t version = v == NULL ? 0 : v->version;
-        if (v != NULL && at.ns < v->since.ns) {
-            /* An older version was in force at the read's timestamp (rule E2). */
+        if (at.ns != ENGINE_NEWEST.ns && (v == NULL || at.ns < v->since.ns)) {
+            /* Another version may have been in force at the read's timestamp (rule E2). */
             uint8_t key[SCHEMA_KEY_BYTES];
             struct engine_value val;
             span_status st =
@@ -225,14 +232,12 @@ static void op_transfer(struct replica *r, const struct range_request *q)
 void replica_request(struct replica *r, const struct tt_now *now, struct slice body,
                      const struct range_request *q)
 {
-    if (!covered(r, q)) {
-        if (q->op == OP_PREPARE || q->op == OP_COORDINATE || !r->broken) {
-            replica_refuse(r, q, SPAN_STALE_DESCRIPTOR, "");
-        }
-        return;
-    }
     if (r->broken) {
         replica_refuse(r, q, SPAN_NOT_LEADER, "this replica is out");
+        return;
+    }
+    if (!covered(r, q)) {
+        replica_refuse(r, q, SPAN_STALE_DESCRIPTOR, "");
         return;
     }
     bool snapshot_read = q->op == OP_READ && !tt_is_none(q->read_ts) && q->follower_ok;

@@ -301,11 +301,30 @@ static void forget_state(struct replica *r, const struct tt_now *now)
     r->outcomes = outcome_table_new();
 }
 
+/* A complete file that is not wanted any more; the sender hears that the content is here. */
+static void discard_received(struct replica *r)
+{
+    struct replica_receiving *v = r->receiving;
+    const struct store_config *cfg = store_cfg(r->store);
+    struct engine_options opt = {
+        .dir = cfg->dir, .range_id = r->id, .generation = v->generation, .vfs = cfg->vfs};
+    struct span_error err = {0};
+    if (engine_remove_files(&opt, &err) != SPAN_OK) {
+        SPAN_LOG(WARN, "received file can not be removed", "error=\"%s\"", err.text);
+    }
+    send_ack(r, v->from, v->stream, v->seq - 1, SPAN_OK);
+    receiving_free(r);
+}
+
 void replica_snapshot_install(struct replica *r, const struct tt_now *now)
 {
     struct replica_receiving *v = r->receiving;
     if (v == NULL || !v->complete || r->flushing) {
         return; /* a flush of the old file is under way: called again when it is done */
+    }
+    if (r->leading || v->info.applied <= raft_applied(r->raft)) {
+        discard_received(r); /* the log came this far meanwhile, by another leader */
+        return;
     }
     const struct store_config *cfg = store_cfg(r->store);
     struct engine_options old = {

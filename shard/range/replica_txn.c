@@ -37,6 +37,19 @@ static void keys_free(struct rtxn *t)
     t->key_count = 0;
 }
 
+void rtxn_unpark(struct replica *r, struct rtxn *t)
+{
+    LIST_EACH_SAFE(it, tmp, &t->parked)
+    {
+        struct rparked *p = LIST_ENTRY(it, struct rparked, node);
+        list_remove(it);
+        p->why = RPARK_LEASE;
+        p->txn = NULL;
+        list_push_back(&r->wait_lease, it);
+        r->rerun_lease = true;
+    }
+}
+
 void rtxn_free(struct replica *r, const struct tt_now *now, struct rtxn *t)
 {
     (void)now;
@@ -48,16 +61,7 @@ void rtxn_free(struct replica *r, const struct tt_now *now, struct rtxn *t)
     }
     heap_remove(&r->timers, &t->timer);
     mapb_remove(&r->txns, id_key(&t->owner.txn));
-    LIST_EACH_SAFE(it, tmp, &t->parked)
-    {
-        /* run again from the start: what they find is that their locks are gone */
-        struct rparked *p = LIST_ENTRY(it, struct rparked, node);
-        list_remove(it);
-        p->why = RPARK_LEASE;
-        p->txn = NULL;
-        list_push_back(&r->wait_lease, it);
-        r->rerun_lease = true;
-    }
+    rtxn_unpark(r, t); /* what they find is that their locks are gone */
     for (size_t i = 0; i < t->participant_count; i++) {
         buf_deinit(&t->participants[i].anchor);
     }
@@ -139,11 +143,8 @@ static void wound_coordinator_of(struct replica *r, struct rtxn *t, const struct
         return;
     }
     t->wound_sent = true;
-    struct txn_query m = {.coordinator = buf_slice(&t->coordinator),
-                          .txn = t->owner.txn,
-                          .node = store_cfg(r->store)->self,
-                          .by = by->age};
-    msg_encode_query(store_out(r->store, t->coordinator_node, STORE_CONTROL), MSG_WOUND, &m);
+    t->wounded_by = by->age;
+    replica_send_wound(r, t);
 }
 
 /* A younger transaction is in the way of an older one. */
@@ -157,7 +158,12 @@ bool replica_wound_cb(void *ctx, struct lock_owner *victim, const struct lock_ow
         rtxn_wound(r, now, t, SPAN_WOUNDED);
         return true;
     case RTXN_COORDINATING: /* rule C4: woundable until the decision is proposed */
-        replica_abort_coordinated(r, now, t, SPAN_WOUNDED);
+        /* Its abort record is proposed when this event is handled: a step of Raft in the middle of
+         * an acquire could end the leadership and free the transaction that asks. */
+        lock_table_release(r->locks, &t->owner);
+        r->rerun_locks = true;
+        t->votes_missing = SIZE_MAX;
+        heap_insert(&r->timers, &t->timer, now->mono_ns);
         return true;
     case RTXN_PREPARING:
     case RTXN_PREPARED:
@@ -366,7 +372,8 @@ void replica_vote_no(struct replica *r, const struct range_request *q, span_stat
                          .range = r->id,
                          .node = store_cfg(r->store)->self,
                          .status = (uint16_t)why};
-    msg_encode_vote(store_out(r->store, q->coordinator_node, STORE_CONTROL), &v);
+    node_id to = store_route(r->store, q->coordinator, q->coordinator_node, 0);
+    msg_encode_vote(store_out(r->store, to, STORE_CONTROL), &v);
 }
 
 struct lock_copy {
@@ -479,6 +486,7 @@ static void coordinate_refused(struct replica *r, const struct tt_now *now,
     if (t == NULL) {
         t = rtxn_new(r, &q->txn, &q->age, RTXN_COORDINATING);
     }
+    t->state = RTXN_COORDINATING; /* it may hold locks here still */
     heap_remove(&r->timers, &t->timer);
     answer_to(t, q);
     if (t->participants == NULL) {

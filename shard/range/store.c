@@ -117,6 +117,21 @@ struct buf *store_out(struct store *s, node_id to, enum store_class cls)
     return s->cfg.io.send(s->cfg.io.ctx, to, cls);
 }
 
+node_id store_route(const struct store *s, struct slice anchor, node_id hint, unsigned tries)
+{
+    const struct replica *r = store_replica_at(s, anchor);
+    if (r != NULL && !r->broken) {
+        node_id leader = r->leading ? s->cfg.self : raft_leader(r->raft);
+        if (leader != 0 && (leader != s->cfg.self || r->leading)) {
+            return leader;
+        }
+    }
+    if (hint != 0 && tries % 2 == 0) {
+        return hint;
+    }
+    return s->cfg.nodes[tries / 2 % s->cfg.node_count];
+}
+
 struct replica *store_replica(const struct store *s, range_id id)
 {
     return map64_get(&s->replicas, id);
@@ -216,6 +231,12 @@ void store_note_persist(struct store *s, struct replica *r, uint64_t persist_seq
     }
     s->pending[s->pending_count++] = (struct pending_persist){s->turn, r->id, persist_seq};
     s->turn_persists = true;
+}
+
+void store_note_birth(struct store *s, struct replica *left)
+{
+    left->births++;
+    store_note_persist(s, left, 0);
 }
 
 void store_remove_after_persist(struct store *s, struct replica *r,
@@ -521,7 +542,10 @@ void store_persisted(struct store *s, const struct tt_now *now, uint64_t turn)
     while (n < s->pending_count && s->pending[n].turn <= turn) {
         struct pending_persist p = s->pending[n++];
         struct replica *r = store_replica(s, p.range);
-        if (r != NULL) {
+        if (r != NULL && p.seq == 0) {
+            r->births--;
+            store_touch(s, r);
+        } else if (r != NULL) {
             struct raft_event ev = {.type = RAFT_EV_PERSISTED, .u.persist_seq = p.seq};
             replica_raft(r, now, &ev);
         }
@@ -659,17 +683,20 @@ static void hand_over(struct store *s, const struct tt_now *now, bool may_lead)
     struct replica *r;
     while ((r = map64_next(&s->replicas, &pos, NULL)) != NULL) {
         raft_set_may_lead(r->raft, may_lead);
-        if (!may_lead && r->leading && r->transfer_to == 0) {
-            r->transfer_to = raft_transfer_target(r->raft);
-        }
         store_touch(s, r);
     }
     settle(s, now);
 }
 
+bool store_hands_over(const struct store *s)
+{
+    return s->draining || s->unfit;
+}
+
 void store_drain(struct store *s, const struct tt_now *now)
 {
     s->balance = false;
+    s->draining = true;
     hand_over(s, now, false);
 }
 
@@ -677,7 +704,7 @@ void store_set_unfit(struct store *s, const struct tt_now *now, bool unfit)
 {
     if (s->unfit != unfit) {
         s->unfit = unfit;
-        hand_over(s, now, !unfit);
+        hand_over(s, now, !store_hands_over(s));
     }
 }
 

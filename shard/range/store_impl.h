@@ -7,7 +7,7 @@
 struct pending_persist {
     uint64_t turn;
     range_id range;
-    uint64_t seq; /* raft's persist_seq */
+    uint64_t seq; /* raft's persist_seq; 0: the birth of a right side (store_note_birth) */
 };
 
 struct pending_removal {
@@ -62,6 +62,7 @@ struct store {
     bool wants_tick;
     bool balance;
     bool unfit;
+    bool draining;
     struct pending_persist *pending;
     size_t pending_count;
     size_t pending_cap;
