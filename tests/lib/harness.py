@@ -198,7 +198,7 @@ class Cluster:
         """deploy/local/cluster WORDS; its output. Raises RuntimeError with its complaint."""
         command = [os.path.join(ROOT, "deploy", "local", "cluster"), *words, "--dir", self.dir]
         command += ["--", *flags] if flags else []
-        env = dict(os.environ, SPANLITE_BIN=BIN)
+        env = dict(os.environ, SPANLITE_BIN=BIN, SPANLITE_CLUSTER_DIR=self.dir)
         p = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=env, check=False)
         if p.returncode != 0:
             raise RuntimeError(f"cluster {' '.join(words)}: {p.stderr.strip() or p.stdout.strip()}")
@@ -289,7 +289,8 @@ class Cluster:
         path, self.dir = self.dir, None
         if os.path.exists(os.path.join(path, "cluster.json")):
             command = [os.path.join(ROOT, "deploy", "local", "cluster"), "down", "--wait", "10", "--dir", path]
-            subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+            env = dict(os.environ, SPANLITE_CLUSTER_DIR=path)
+            subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, env=env)
         if self.keep:
             say(f"kept: {path}")
         else:
