@@ -26,6 +26,7 @@
 
 #include <sched.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <string.h>
 
 #define READ_BYTES        (64 * KIB) /* one read */
@@ -56,6 +57,7 @@ struct conn {
     /* the baton's */
     nng_msg *tx_msg;
     size_t tx_sent;
+    struct timer_node tx_timer;
 };
 
 static uint32_t conn_next_id(void)
@@ -91,6 +93,7 @@ static void conn_unpin(struct conn *c)
 /* Of a connection whose callbacks are over, or are stopped by this. */
 static void conn_free(struct conn *c)
 {
+    (void)timer_cancel(c->l->t->timer, &c->tx_timer);
     nng_aio_stop(c->rx_aio);
     nng_aio_stop(c->tx_aio);
     nng_stream_free(c->stream);
@@ -225,12 +228,66 @@ static void rx_done(void *arg)
 /* --- writing ------------------------------------------------------------------------------------
  */
 
-static void tx_post(struct conn *c)
+/* A frame nearly always fits the socket's buffer, and then nng writes it before nng_stream_send
+ * returns. An aio with a callback would still cost a hand-off to one of nng's threads to hear of it
+ * (some 10 us of CPU a frame), so this one has none: its result is looked at right behind the call,
+ * and in the rare case that the buffer was full, again by the timer. */
+#define TX_LOOK_AGAIN_NS (MS_NS / 2)
+
+enum tx_state {
+    TX_UNDER_WAY,
+    TX_SENT,
+    TX_LOST,
+};
+
+/* Posts what is left of the frame until it is out, under way, or lost. */
+static enum tx_state tx_run(struct conn *c, bool posted)
 {
-    nng_iov iov = {.iov_buf = (uint8_t *)nng_msg_body(c->tx_msg) + c->tx_sent,
-                   .iov_len = nng_msg_len(c->tx_msg) - c->tx_sent};
-    (void)nng_aio_set_iov(c->tx_aio, 1, &iov);
-    nng_stream_send(c->stream, c->tx_aio);
+    for (;;) {
+        if (!posted) {
+            nng_iov iov = {.iov_buf = (uint8_t *)nng_msg_body(c->tx_msg) + c->tx_sent,
+                           .iov_len = nng_msg_len(c->tx_msg) - c->tx_sent};
+            (void)nng_aio_set_iov(c->tx_aio, 1, &iov);
+            nng_stream_send(c->stream, c->tx_aio);
+        }
+        posted = false;
+        /* Both are 0 while it is under way (nni_aio_begin); a write of 0 bytes is none. */
+        if (nng_aio_count(c->tx_aio) == 0 && nng_aio_result(c->tx_aio) == 0) {
+            return TX_UNDER_WAY;
+        }
+        nng_aio_wait(
+            c->tx_aio); /* it is over: only to be ordered behind the thread that ended it */
+        if (nng_aio_result(c->tx_aio) != 0) {
+            return TX_LOST;
+        }
+        c->tx_sent += nng_aio_count(c->tx_aio);
+        if (c->tx_sent >= nng_msg_len(c->tx_msg)) {
+            return TX_SENT;
+        }
+    }
+}
+
+static void tx_end(struct conn *c, enum tx_state state)
+{
+    nng_msg_free(c->tx_msg);
+    c->tx_msg = NULL;
+    if (state == TX_LOST) {
+        conn_down(c);
+    }
+    conn_unpin(c); /* from here on it may be freed */
+}
+
+static void tx_look(struct timer_node *n)
+{
+    struct conn *c = (struct conn *)(void *)((char *)n - offsetof(struct conn, tx_timer));
+    struct link *l = c->l;
+    enum tx_state state = tx_run(c, true);
+    if (state == TX_UNDER_WAY) {
+        timer_at(l->t->timer, &c->tx_timer, timer_now_ns() + TX_LOOK_AGAIN_NS, tx_look);
+        return;
+    }
+    tx_end(c, state);
+    link_frame_done(l, state == TX_LOST);
 }
 
 static bool stream_hand_over(struct link *l, nng_msg *msg, size_t sends)
@@ -248,29 +305,18 @@ static bool stream_hand_over(struct link *l, nng_msg *msg, size_t sends)
     l->waiting_sends = sends;
     c->tx_msg = msg;
     c->tx_sent = 0;
-    tx_post(c);
-    return false;
-}
-
-static void tx_done(void *arg)
-{
-    struct conn *c = arg;
-    struct link *l = c->l;
-    bool lost = nng_aio_result(c->tx_aio) != 0;
-    if (!lost) {
-        c->tx_sent += nng_aio_count(c->tx_aio);
-        if (c->tx_sent < nng_msg_len(c->tx_msg)) {
-            tx_post(c);
-            return;
-        }
+    enum tx_state state = tx_run(c, false);
+    if (state == TX_UNDER_WAY) {
+        timer_at(l->t->timer, &c->tx_timer, timer_now_ns() + TX_LOOK_AGAIN_NS, tx_look);
+        return false;
     }
-    nng_msg_free(c->tx_msg);
-    c->tx_msg = NULL;
-    if (lost) {
-        conn_down(c);
+    tx_end(c, state);
+    if (state == TX_LOST) {
+        (void)pthread_mutex_lock(&l->lock);
+        l->stats.dropped_lost += sends;
+        (void)pthread_mutex_unlock(&l->lock);
     }
-    conn_unpin(c); /* from here on it may be freed, once this callback has returned */
-    link_frame_done(l, lost);
+    return true;
 }
 
 /* --- connections come and go
@@ -286,7 +332,7 @@ static void conn_start(struct link *l, nng_stream *stream)
     c->cap = l->direction == NET_OUT ? READ_BYTES_OUT : READ_BYTES;
     c->buf = span_malloc(c->cap);
     INVARIANT(nng_aio_alloc(&c->rx_aio, rx_done, c) == 0);
-    INVARIANT(nng_aio_alloc(&c->tx_aio, tx_done, c) == 0);
+    INVARIANT(nng_aio_alloc(&c->tx_aio, NULL, NULL) == 0);
     nng_aio_set_timeout(c->rx_aio, NNG_DURATION_INFINITE);
     nng_aio_set_timeout(c->tx_aio, NNG_DURATION_INFINITE);
     if (!link_conn_adding(l, c->id, c)) {
