@@ -23,6 +23,7 @@
 #include "sql/session.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <time.h>
 
@@ -330,6 +331,11 @@ span_status server_start(const struct server_options *o, struct server **out,
     if (st != SPAN_OK) {
         return st;
     }
+    /* Threads made from here on do not preempt each other when they are woken: a commit is a chain
+     * of wake-ups over a handful of threads, and running each a little later, with more in its
+     * queue, saves a quarter of the CPU of a transaction. Refused by a sandbox: then not. */
+    struct sched_param none = {0};
+    (void)sched_setscheduler(0, SCHED_BATCH, &none);
     struct server *s = SPAN_NEW(struct server);
     server_options_copy(&s->options, o);
     pthread_mutex_init(&s->lock, NULL);
