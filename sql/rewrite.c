@@ -32,7 +32,10 @@ struct rewriter {
     struct span_error *err;
     size_t copied; /* source bytes already in out */
     bool normalise;
-    bool in_values; /* inside WHERE, SET or VALUES: literals may become parameters */
+    bool in_values;    /* inside WHERE, SET or VALUES: literals may become parameters */
+    size_t cast_end;   /* token after the last cast: another one there casts all of it */
+    size_t cast_start; /* its operand's first token */
+    size_t cast_out;   /* where its CAST( stands */
 };
 
 /* Source up to token i, then marks where the token begins. */
@@ -165,8 +168,13 @@ static size_t rewrite_cast(struct rewriter *w, size_t i)
         buf_deinit(&name);
         return 0;
     }
-    size_t start = operand_start(t, i - 1, w->s->first);
-    insert_at(w, t->t[start].out, "CAST(");
+    bool chained = w->cast_end == i && w->cast_end != 0;
+    size_t start = chained ? w->cast_start : operand_start(t, i - 1, w->s->first);
+    size_t at = chained ? w->cast_out : t->t[start].out;
+    w->cast_end = next;
+    w->cast_start = start;
+    w->cast_out = at;
+    insert_at(w, at, "CAST(");
     for (size_t k = start; k < i; k++) {
         t->t[k].out += 5;
     }

@@ -105,6 +105,8 @@ struct sql_session {
 
     struct mapb tables; /* lower-case name -> struct sess_table */
     uint64_t cache_seen;
+    size_t view_count;    /* declared views */
+    uint64_t views_epoch; /* transaction in which they were last compared with the store */
     bool resync; /* compare every declared table with the cache before the next statement */
     struct mapb plans;
     struct list plan_lru;
@@ -124,6 +126,7 @@ struct sql_session {
     size_t savepoint_count;
     char txn_id[128];
     uint64_t ddl_count;          /* statements that changed the schema, ever */
+    struct pg_portal *pipelined; /* the one write of a pipeline so far, for another try at Sync */
     uint64_t block_statements;   /* that succeeded in this kv transaction: none, and it can be begun
                                     again */
     struct kv_txn_options begun; /* how it was begun */

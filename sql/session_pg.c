@@ -25,6 +25,7 @@ struct pg_portal {
     bool ran;
     bool gives_rows;
     char tag[64];
+    char written[64]; /* tag of a write, as told to the client */
 };
 
 static struct sql_session *session_of(void *p)
@@ -409,6 +410,7 @@ static bool pg_execute(void *p, struct pg_portal *po, uint32_t max_rows, const s
     struct sql_params params = {
         .values = po->values, .oids = po->stmt->oids, .count = po->stmt->count};
     struct run_out out = {.sink = sink, .cols = po->cols};
+    bool gives_back = st.returning != 0 || st.verb == VERB_SELECT;
     po->ran = true;
     if (max_rows > 0) {
         row_set_init(&po->rows, po->col_count);
@@ -422,6 +424,8 @@ static bool pg_execute(void *p, struct pg_portal *po, uint32_t max_rows, const s
         }
     } else if (ok) {
         snprintf(po->tag, sizeof po->tag, "%s", out.tag);
+        snprintf(po->written, sizeof po->written, "%s", out.tag);
+        s->pipelined = s->block == BLOCK_IMPLICIT && out.rows == 0 && !gives_back ? po : NULL;
         po->gives_rows =
             out.rows > 0 || strncmp(out.tag, "SELECT", 6) == 0 || strcmp(out.tag, "SHOW") == 0;
         if (out.keep != NULL && po->gives_rows) {
@@ -443,7 +447,8 @@ static void pg_stmt_free(void *p, struct pg_stmt *stmt)
 
 static void pg_portal_free(void *p, struct pg_portal *po)
 {
-    (void)p;
+    struct sql_session *s = session_of(p);
+    s->pipelined = s->pipelined == po ? NULL : s->pipelined;
     row_set_deinit(&po->rows);
     span_free(po->values);
     span_free(po->data);
@@ -452,15 +457,49 @@ static void pg_portal_free(void *p, struct pg_portal *po)
     span_free(po);
 }
 
+/* The commit at Sync of a pipeline that was one write failed with a retryable error: run that write
+ * again, as for a statement in autocommit. What the client was told already (the tag) must come out
+ * the same. */
+static bool retry_pipeline(struct sql_session *s, struct pg_portal *po)
+{
+    uint64_t until = session_mono_ns(s) + (s->opt.retry_ns == 0 ? 10 * SEC_NS : s->opt.retry_ns);
+    struct sql_params params = {
+        .values = po->values, .oids = po->stmt->oids, .count = po->stmt->count};
+    while (sqlstate_is_retryable(s->err.status) && session_mono_ns(s) < until) {
+        struct sql_error first = s->err;
+        struct sql_stmt st;
+        struct run_out out = {.sink = s->sink};
+        s->block = BLOCK_IMPLICIT;
+        bool ran = only_statement(s, buf_slice(&po->stmt->sql), &st) &&
+                   run_statement(s, &st, &params, &out);
+        if (ran && strcmp(out.tag, po->written) == 0) {
+            if (block_commit(s)) {
+                return true;
+            }
+            continue;
+        }
+        block_rollback(s);
+        s->err = ran ? first : s->err;
+        return false;
+    }
+    return false;
+}
+
 static bool pg_sync(void *p, bool failed, const struct pg_sink *sink)
 {
     struct sql_session *s = session_of(p);
+    struct pg_portal *again = s->pipelined;
+    s->pipelined = NULL;
     if (s->block != BLOCK_IMPLICIT) {
         return true;
     }
     begin_call(s, sink);
     sql_error_clear(&s->err);
+    again = s->block_statements == 1 ? again : NULL;
     bool ok = finish_implicit(s, failed);
+    if (!ok && again != NULL) {
+        ok = retry_pipeline(s, again);
+    }
     if (!ok) {
         run_report(s, sink);
     }

@@ -250,6 +250,7 @@ bool session_declare(struct sql_session *s, const char *name, bool *declared)
     }
     mapb_put(&s->tables, buf_slice(&low), t);
     bool ok = t->is_view ? declare_view(s, t) : declare_table(s, t);
+    s->view_count += ok && t->is_view ? 1 : 0;
     if (!ok) {
         mapb_remove(&s->tables, buf_slice(&low));
         table_free(t);
@@ -398,6 +399,7 @@ static void undeclare(struct sql_session *s, struct sess_table *t)
     t->clear = NULL;
     t->seq = NULL;
     if (t->is_view) {
+        s->view_count--;
         buf_printf(&sql, "DROP VIEW IF EXISTS temp.%s", t->quoted);
     } else {
         buf_printf(&sql, "DROP TABLE IF EXISTS temp.%s;", t->quoted);
@@ -460,8 +462,34 @@ static bool is_current(struct sql_session *s, struct sess_table *t)
     return same;
 }
 
+/* A view has no keys whose range could refuse an old definition (rule E2), so each transaction
+ * compares the views of this session with the store before it uses them. */
+static void refresh_views(struct sql_session *s)
+{
+    if (s->view_count == 0 || s->views_epoch == s->epoch) {
+        return;
+    }
+    s->views_epoch = s->epoch;
+    size_t pos = 0;
+    struct slice key;
+    for (struct sess_table *t; (t = mapb_next(&s->tables, &pos, &key)) != NULL;) {
+        struct table_desc *d = NULL;
+        if (!t->is_view || session_overlay_find(s, t->desc->name) != NULL ||
+            !load_desc(s, t->desc->name, &d)) {
+            continue;
+        }
+        bool same = d != NULL && d->kind == DESC_VIEW && strcmp(d->sql, t->desc->sql) == 0;
+        if (!same) {
+            schema_cache_drop(s->cache, t->desc->name);
+            s->resync = true;
+        }
+        table_desc_unref(d);
+    }
+}
+
 void session_sync_schema(struct sql_session *s)
 {
+    refresh_views(s);
     uint64_t gen = schema_cache_generation(s->cache);
     if (gen == s->cache_seen && !s->resync) {
         return;

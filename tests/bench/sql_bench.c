@@ -16,6 +16,8 @@ static uint64_t cpu_ns(void)
     return (uint64_t)ts.tv_sec * SEC_NS + (uint64_t)ts.tv_nsec;
 }
 
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+
 static void run(struct sql_client *c, const char *name, const char *fmt, unsigned n, unsigned rows)
 {
     char sql[256];
@@ -30,8 +32,6 @@ static void run(struct sql_client *c, const char *name, const char *fmt, unsigne
     }
     printf("%-46s %6.2f us\n", name, (double)(cpu_ns() - start) / n / 1000.0);
 }
-
-#pragma GCC diagnostic ignored "-Wformat-nonliteral"
 
 int main(int argc, char **argv)
 {

@@ -328,7 +328,9 @@ static void gen_select(struct diff *d, unsigned t)
         return;
     }
     if (form == 1) {
-        unsigned u = pick(d, 4);
+        /* t2.b is left out: SQLite's automatic indexes lose rows under RTRIM */
+        unsigned u = pick(d, 2) == 0 ? 3 : pick(d, 2);
+        t = t == 2 ? 0 : t;
         buf_printf(
             o,
             "SELECT x.a, y.a, x.b FROM t%u AS x %sJOIN t%u AS y ON x.%s = y.%s WHERE x.%s IS NOT ",

@@ -1,0 +1,478 @@
+/* A session as a client sees it: results, types, blocks, savepoints, errors, retries, settings,
+ * guards. */
+#include "base/limits.h"
+#include "tests/lib/sql_fixture.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+
+static struct sql_fixture f;
+
+static void setup(void)
+{
+    sql_fixture_open(&f);
+}
+
+static void teardown(void)
+{
+    sql_fixture_close(&f);
+}
+
+TestSuite(session, .init = setup, .fini = teardown, .timeout = 60);
+
+static void ok(int who, const char *sql)
+{
+    cr_assert(sql_client_query(&f.c[who], sql), "%s: %s %s", sql, f.c[who].code, f.c[who].message);
+}
+
+static void fails(int who, const char *sql, const char *code)
+{
+    bool good = sql_client_query(&f.c[who], sql);
+    cr_assert_not(good, "%s should fail", sql);
+    cr_assert_str_eq(f.c[who].code, code, "%s: %s %s", sql, f.c[who].code, f.c[who].message);
+}
+
+static void gives(int who, const char *sql, const char *rows)
+{
+    const char *text = sql_client_ask(&f.c[who], sql);
+    cr_assert_str_eq(text, rows, "%s\ngave %s (%s)", sql, text, f.c[who].message);
+}
+
+static char status(int who)
+{
+    return f.c[who].session.ops->txn_status(f.c[who].session.impl);
+}
+
+Test(session, values_come_in_postgresqls_text_format)
+{
+    gives(0, "SELECT 1, -9223372036854775808, 2.5, 5.0, 0.1, 1e300, 'x', NULL, x'00ff', ''",
+          "1|-9223372036854775808|2.5|5|0.1|1e+300|x|NULL|\\x00ff|");
+    cr_assert_str_eq(f.c[0].tags, "SELECT 1");
+    ok(0, "CREATE TABLE t(i INT, r REAL, t VARCHAR(9), b BYTEA, f BOOLEAN, n NUMERIC, d DOUBLE "
+          "PRECISION)");
+    ok(0, "INSERT INTO t VALUES (1, 2, 'x', x'61', true, 1.5, 3)");
+    gives(0, "SELECT * FROM t", "1|2|x|\\x61|t|1.5|3");
+    static const uint32_t types[] = {20, 701, 25, 17, 16, 1700, 701};
+    for (size_t i = 0; i < 7; i++) {
+        cr_assert_eq(f.c[0].types[i], types[i], "column %zu is %u", i, f.c[0].types[i]);
+    }
+    gives(0, "SELECT count(*), i + 0, r * 2, t || 'y' FROM t", "1|1|4|xy");
+    cr_assert_eq(f.c[0].types[0], 20);
+    cr_assert_eq(f.c[0].types[2], 701);
+    cr_assert_eq(f.c[0].types[3], 25);
+}
+
+Test(session, each_statement_of_a_message_answers_and_an_error_undoes_all)
+{
+    ok(0, "CREATE TABLE t(a INT PRIMARY KEY)");
+    ok(0, "INSERT INTO t VALUES (1); INSERT INTO t VALUES (2); SELECT count(*) FROM t");
+    cr_assert_str_eq(f.c[0].tags, "INSERT 0 1; INSERT 0 1; SELECT 1");
+    fails(0, "INSERT INTO t VALUES (3); INSERT INTO t VALUES (1); INSERT INTO t VALUES (4)",
+          "23505");
+    cr_assert_str_eq(f.c[0].tags, "INSERT 0 1");
+    cr_assert_eq(status(0), 'I');
+    gives(0, "SELECT count(*) FROM t", "2");
+    ok(0, " ; -- nothing\n;");
+    cr_assert_str_eq(f.c[0].tags, "EMPTY");
+}
+
+Test(session, a_block_sees_its_own_writes_and_others_see_them_after_commit)
+{
+    ok(0, "CREATE TABLE t(a INT PRIMARY KEY, b INT)");
+    ok(0, "BEGIN");
+    cr_assert_eq(status(0), 'T');
+    ok(0, "INSERT INTO t VALUES (1, 10)");
+    cr_assert(strncmp(f.c[0].param, "spanlite.txn_id=", 16) == 0,
+              "the id is told before COMMIT (E1)");
+    gives(0, "SELECT b FROM t WHERE a = 1", "10");
+    gives(1, "SELECT count(*) FROM t", "0");
+    ok(0, "COMMIT");
+    cr_assert_str_eq(f.c[0].tags, "COMMIT");
+    cr_assert_gt(f.c[0].gate, 0, "the commit's timestamp gates the answer (D0)");
+    gives(1, "SELECT b FROM t", "10");
+    cr_assert_gt(f.c[1].gate, 0, "so does a version that was read");
+    ok(0, "BEGIN");
+    ok(0, "DELETE FROM t");
+    ok(0, "ROLLBACK");
+    gives(0, "SELECT count(*) FROM t", "1");
+}
+
+Test(session, a_failed_block_refuses_everything_but_its_end)
+{
+    ok(0, "CREATE TABLE t(a INT PRIMARY KEY)");
+    ok(0, "BEGIN");
+    ok(0, "INSERT INTO t VALUES (1)");
+    fails(0, "SELECT nosuch FROM t", "42703");
+    cr_assert_eq(status(0), 'E');
+    fails(0, "SELECT 1", "25P02");
+    fails(0, "SAVEPOINT x", "25P02");
+    ok(0, "COMMIT");
+    cr_assert_str_eq(f.c[0].tags, "ROLLBACK");
+    cr_assert_eq(status(0), 'I');
+    gives(0, "SELECT count(*) FROM t", "0");
+}
+
+Test(session, savepoints_nest_release_and_roll_back)
+{
+    ok(0, "CREATE TABLE t(a INT PRIMARY KEY)");
+    fails(0, "SAVEPOINT x", "25P01");
+    ok(0, "BEGIN");
+    ok(0, "INSERT INTO t VALUES (1)");
+    ok(0, "SAVEPOINT a");
+    ok(0, "INSERT INTO t VALUES (2)");
+    ok(0, "SAVEPOINT b");
+    fails(0, "INSERT INTO t VALUES (2)", "23505");
+    cr_assert_eq(status(0), 'E');
+    ok(0, "ROLLBACK TO SAVEPOINT b");
+    cr_assert_eq(status(0), 'T');
+    gives(0, "SELECT group_concat(a) FROM t", "1,2");
+    ok(0, "ROLLBACK TO a");
+    gives(0, "SELECT group_concat(a) FROM t", "1");
+    fails(0, "ROLLBACK TO b", "3B001");
+    ok(0, "ROLLBACK TO a");
+    ok(0, "RELEASE a");
+    ok(0, "COMMIT");
+    gives(0, "SELECT count(*) FROM t", "1");
+}
+
+Test(session, a_statement_that_fails_leaves_no_part_of_itself)
+{
+    ok(0, "CREATE TABLE t(a INT PRIMARY KEY, b INT CHECK (b > 0))");
+    ok(0, "BEGIN");
+    ok(0, "INSERT INTO t VALUES (1, 1)");
+    ok(0, "SAVEPOINT s");
+    fails(0, "INSERT INTO t VALUES (2, 2), (3, -1)", "23514");
+    ok(0, "ROLLBACK TO s");
+    gives(0, "SELECT count(*) FROM t", "1");
+    ok(0, "COMMIT");
+}
+
+Test(session, autocommit_statements_are_retried_by_the_gateway)
+{
+    ok(0, "CREATE TABLE t(a INT PRIMARY KEY, b INT)");
+    ok(0, "INSERT INTO t VALUES (1, 0)");
+    kv_mem_fail_commit(f.store, 1, SPAN_CONFLICT, 3);
+    ok(0, "UPDATE t SET b = b + 1 WHERE a = 1");
+    gives(0, "SELECT b FROM t", "1");
+    kv_mem_fail_read(f.store, 1, SPAN_NOT_LEADER);
+    gives(0, "SELECT b FROM t", "1");
+    kv_mem_fail_commit(f.store, 1, SPAN_CONFLICT, 1000000);
+    fails(0, "UPDATE t SET b = b + 1 WHERE a = 1", "40001");
+    kv_mem_fail_commit(f.store, 0, SPAN_OK, 0);
+    gives(0, "SELECT b FROM t", "1");
+}
+
+Test(session, an_unknown_outcome_is_40003_and_never_tried_again)
+{
+    ok(0, "CREATE TABLE t(a INT PRIMARY KEY)");
+    kv_mem_fail_commit(f.store, 1, SPAN_UNKNOWN_OUTCOME, 1);
+    fails(0, "INSERT INTO t VALUES (1)", "40003");
+    cr_assert(strstr(f.c[0].hint, "SHOW TRANSACTION STATUS") != NULL);
+    gives(0, "SELECT count(*) FROM t", "0");
+}
+
+Test(session, a_conflict_in_a_block_is_40001_and_ends_it)
+{
+    ok(0, "CREATE TABLE t(a INT PRIMARY KEY, b INT)");
+    ok(0, "INSERT INTO t VALUES (1, 0), (2, 0)");
+    ok(0, "BEGIN");
+    ok(0, "UPDATE t SET b = b + 1 WHERE a = 1");
+    ok(1, "UPDATE t SET b = 100 WHERE a = 1");
+    fails(0, "COMMIT", "40001");
+    cr_assert_eq(status(0), 'I');
+    gives(0, "SELECT b FROM t WHERE a = 1", "100");
+    ok(0, "BEGIN");
+    ok(0, "UPDATE t SET b = 5 WHERE a = 1");
+    kv_mem_fail_read(f.store, 1, SPAN_WOUNDED);
+    fails(0, "UPDATE t SET b = 5 WHERE a = 2", "40001");
+    cr_assert_eq(status(0), 'E');
+    ok(0, "ROLLBACK");
+    ok(0, "BEGIN");
+    kv_mem_fail_read(f.store, 1, SPAN_WOUNDED);
+    ok(0,
+       "UPDATE t SET b = 6 WHERE a = 2"); /* nothing depends on the first statement: begun again */
+    ok(0, "COMMIT");
+    gives(0, "SELECT b FROM t WHERE a = 2", "6");
+}
+
+Test(session, read_only_blocks_read_one_timestamp_and_refuse_writes)
+{
+    ok(0, "CREATE TABLE t(a INT PRIMARY KEY, b INT)");
+    ok(0, "INSERT INTO t VALUES (1, 1)");
+    kv_mem_advance(f.store, 10 * SEC_NS);
+    ok(0, "UPDATE t SET b = 2");
+    ok(0, "BEGIN READ ONLY AS OF '-5s'");
+    gives(0, "SELECT b FROM t", "1");
+    fails(0, "UPDATE t SET b = 3", "25006");
+    ok(0, "ROLLBACK");
+    ok(0, "BEGIN READ ONLY");
+    gives(0, "SELECT b FROM t", "2");
+    ok(1, "UPDATE t SET b = 3");
+    gives(0, "SELECT b FROM t", "2");
+    ok(0, "COMMIT");
+    ok(0, "START TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY MAX STALENESS '2s'");
+    gives(0, "SHOW transaction_read_only", "on");
+    ok(0, "END");
+    fails(0, "BEGIN READ ONLY AS OF TIMESTAMP '2099-01-01 00:00:00'", "22023");
+    fails(0, "BEGIN READ ONLY AS OF 'yesterday'", "22007");
+    fails(0, "BEGIN READ ONLY AS OF '-100000h'", "72000");
+    fails(0, "BEGIN SIDEWAYS", "42601");
+    ok(0, "BEGIN READ ONLY");
+    fails(0, "SELECT * FROM t FOR UPDATE", "25006");
+    ok(0, "ROLLBACK");
+}
+
+Test(session, updates_and_for_update_lock_what_they_return)
+{
+    ok(0, "CREATE TABLE t(a INT PRIMARY KEY, b INT)");
+    ok(0, "INSERT INTO t VALUES (1, 1), (2, 2), (3, 3)");
+    uint64_t before = kv_mem_update_locks(f.store);
+    ok(0, "SELECT b FROM t WHERE a = 1");
+    cr_assert_eq(kv_mem_update_locks(f.store), before);
+    ok(0, "SELECT b FROM t WHERE a = 1 FOR UPDATE");
+    cr_assert_eq(kv_mem_update_locks(f.store), before + 1);
+    ok(0, "UPDATE t SET b = 9 WHERE a = 1");
+    cr_assert_eq(kv_mem_update_locks(f.store), before + 2);
+    ok(0, "UPDATE t SET b = 9 WHERE b = 3"); /* searched S, the one row it picked X */
+    cr_assert_eq(kv_mem_update_locks(f.store), before + 3);
+}
+
+Test(session, settings_are_remembered_checked_and_reported)
+{
+    ok(0, "SET application_name = 'my app'");
+    cr_assert_str_eq(f.c[0].param, "application_name=my app");
+    gives(0, "SHOW application_name", "my app");
+    gives(0, "SELECT current_setting('application_name')", "my app");
+    ok(0, "SET TIME ZONE 'UTC'; SET extra_float_digits = 3; SET SESSION search_path TO a, public");
+    gives(0, "SHOW search_path", "a, public");
+    gives(0, "SHOW TRANSACTION ISOLATION LEVEL", "serializable");
+    fails(0, "SET nosuch = 1", "42704");
+    fails(0, "SHOW nosuch", "42704");
+    fails(0, "SET server_version = '9'", "55P02");
+    fails(0, "SET client_encoding = 'LATIN1'", "0A000");
+    fails(0, "SET statement_timeout = 'soon'", "22023");
+    ok(0, "RESET ALL");
+    gives(0, "SHOW application_name", "");
+    ok(0, "SET CLUSTER truetime.epsilon = '4ms'");
+    fails(0, "SET CLUSTER no.such = 1", "22023");
+    ok(0, "DISCARD ALL");
+}
+
+Test(session, a_statement_ends_at_its_timeout_and_the_session_lives)
+{
+    ok(0, "SET statement_timeout = '50ms'");
+    fails(0,
+          "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c",
+          "57014");
+    fails(0, "SELECT pg_sleep(5)", "57014");
+    ok(0, "SET statement_timeout = 0");
+    gives(0, "SELECT 1", "1");
+}
+
+Test(session, an_idle_block_is_ended_with_its_connection)
+{
+    const struct pg_session_ops *ops = f.c[0].session.ops;
+    ok(0, "CREATE TABLE t(a INT PRIMARY KEY)");
+    f.mono_ns = 1000 * SEC_NS;
+    ok(0, "SET idle_in_transaction_session_timeout = '5s'");
+    cr_assert(ops->idle_check(f.c[0].session.impl, f.mono_ns + 60 * SEC_NS, &f.c[0].sink),
+              "no block: stays");
+    ok(0, "BEGIN");
+    ok(0, "INSERT INTO t VALUES (1)");
+    cr_assert(ops->idle_check(f.c[0].session.impl, f.mono_ns + 4 * SEC_NS, &f.c[0].sink));
+    cr_assert_not(ops->idle_check(f.c[0].session.impl, f.mono_ns + 6 * SEC_NS, &f.c[0].sink));
+    cr_assert_str_eq(f.c[0].code, "25P03");
+    gives(1, "SELECT count(*) FROM t", "0");
+}
+
+Test(session, what_would_leave_the_session_is_refused)
+{
+    ok(0, "CREATE TABLE t(a INT PRIMARY KEY, b INT)");
+    ok(0, "INSERT INTO t VALUES (1, 1)");
+    fails(0, "ATTACH 'x.db' AS x", "0A000");
+    fails(0, "PRAGMA table_info(t)", "0A000");
+    fails(0, "SELECT * FROM sqlite_master", "42501");
+    fails(0, "SELECT * FROM sqlite_temp_master", "42501");
+    fails(0, "SELECT * FROM pragma_table_info('t')", "42501");
+    fails(0, "SELECT load_extension('x')", "42501");
+    fails(0, "SELECT printf('%.*c', 100000000, 'x')", "54000");
+    fails(0, "SELECT \"nosuch\"", "42703");
+    fails(0, "UPDATE temp.t SET b = 2", "42P01");
+    fails(0, "COPY t FROM STDIN", "0A000");
+    fails(0, "LOCK TABLE t", "0A000");
+    fails(0, "CREATE TRIGGER x AFTER INSERT ON t BEGIN SELECT 1; END", "0A000");
+    cr_assert_neq(f.c[0].hint[0], '\0');
+    ok(0, "UPDATE t SET b = 3");
+    fails(0, "SELECT (SELECT count(*) FROM \"~upd t\")", "42501");
+    gives(0, "SELECT b FROM main.t", "3"); /* main. is public: never the working set */
+    gives(0, "SELECT printf('%5.2f|%-4s|%d', 1.234, 'ab', 42)", " 1.23|ab  |42");
+    ok(0, "VACUUM");
+    ok(0, "ANALYZE t");
+}
+
+Test(session, errors_point_at_the_place_in_the_text_the_client_sent)
+{
+    ok(0, "CREATE TABLE t(a INT PRIMARY KEY)");
+    fails(0, "SELECT a, nosuch FROM public.t", "42703");
+    cr_assert_eq(f.c[0].position, 11);
+    fails(0, "SELECT 'é', nosuch::int FROM t WHERE a = 1", "42703");
+    cr_assert_eq(f.c[0].position, 13);
+    fails(0, "SELECT 1; SELEC 2", "42601");
+    cr_assert_eq(f.c[0].position, 11);
+    fails(0, "SELECT 'abc", "42601");
+}
+
+Test(session, functions_clients_expect_are_there)
+{
+    gives(0,
+          "SELECT version() LIKE 'PostgreSQL 15%', current_database(), current_schema(), "
+          "current_user, "
+          "pg_backend_pid()",
+          "1|bank|public|ann|41");
+    gives(0, "SELECT now() = now(), random() = random()", "1|0");
+    ok(0, "SELECT gen_random_uuid(), CURRENT_TIMESTAMP, txid_current()");
+    cr_assert_str_eq(sql_client_cell(&f.c[0], 0, 1), "2023-11-14 22:13:20",
+                     "the store's time, not the machine's");
+}
+
+/* --- extended protocol --- */
+
+static struct pg_stmt *parse(const char *sql)
+{
+    struct pg_stmt *st = NULL;
+    sql_client_clear(&f.c[0]);
+    cr_assert(
+        f.c[0].session.ops->parse(f.c[0].session.impl, slice_str(sql), NULL, 0, &f.c[0].sink, &st),
+        "%s: %s", sql, f.c[0].message);
+    return st;
+}
+
+static struct pg_portal *bind(struct pg_stmt *st, const char *const *values, size_t n)
+{
+    struct pg_value v[8];
+    struct pg_portal *p = NULL;
+    for (size_t i = 0; i < n; i++) {
+        v[i].is_null = values[i] == NULL;
+        v[i].text = slice_str(values[i] == NULL ? "" : values[i]);
+    }
+    cr_assert(f.c[0].session.ops->bind(f.c[0].session.impl, st, v, n, &f.c[0].sink, &p), "%s",
+              f.c[0].message);
+    return p;
+}
+
+static bool execute(struct pg_portal *p, uint32_t max)
+{
+    return f.c[0].session.ops->execute(f.c[0].session.impl, p, max, &f.c[0].sink);
+}
+
+static bool sync(bool failed)
+{
+    return f.c[0].session.ops->sync(f.c[0].session.impl, failed, &f.c[0].sink);
+}
+
+Test(session, parameters_go_by_number_and_take_their_column_s_type)
+{
+    const struct pg_session_ops *ops = f.c[0].session.ops;
+    ok(0, "CREATE TABLE t(a INT PRIMARY KEY, b TEXT, c REAL)");
+    struct pg_stmt *ins = parse("INSERT INTO t(b, a, c) VALUES ($2, $1, $3)");
+    struct pg_portal *p = bind(ins, (const char *const[]){"7", "seven", NULL}, 3);
+    cr_assert(execute(p, 0));
+    cr_assert(sync(false));
+    cr_assert_str_eq(f.c[0].tags, "INSERT 0 1");
+    ops->portal_free(f.c[0].session.impl, p);
+    ops->stmt_free(f.c[0].session.impl, ins);
+    gives(1, "SELECT a, typeof(a), b, c FROM t", "7|integer|seven|NULL");
+    struct pg_stmt *sel = parse("SELECT b FROM t WHERE a = $1::int AND b = $2");
+    cr_assert(ops->describe_stmt(f.c[0].session.impl, sel, &f.c[0].sink));
+    cr_assert_eq(f.c[0].columns, 1);
+    cr_assert_eq(f.c[0].types[0], 25);
+    uint64_t reads = kv_mem_reads(f.store);
+    p = bind(sel, (const char *const[]){"7", "seven"}, 2);
+    ops->stmt_free(f.c[0].session.impl, sel); /* a portal outlives its statement */
+    cr_assert(execute(p, 0));
+    cr_assert_str_eq(sql_client_text(&f.c[0]), "seven");
+    cr_assert_eq(kv_mem_reads(f.store), reads + 1, "one get by key");
+    ops->portal_free(f.c[0].session.impl, p);
+    struct pg_value one = {.text = slice_str("1")};
+    struct pg_stmt *two = parse("SELECT $1, $2");
+    cr_assert_not(ops->bind(f.c[0].session.impl, two, &one, 1, &f.c[0].sink, &p));
+    cr_assert_str_eq(f.c[0].code, "08P01");
+    ops->stmt_free(f.c[0].session.impl, two);
+}
+
+Test(session, a_portal_gives_its_rows_in_parts)
+{
+    const struct pg_session_ops *ops = f.c[0].session.ops;
+    ok(0, "CREATE TABLE t(a INT PRIMARY KEY)");
+    ok(0, "INSERT INTO t VALUES (1), (2), (3), (4), (5)");
+    ok(0, "BEGIN");
+    struct pg_stmt *st = parse("SELECT a FROM t ORDER BY a");
+    struct pg_portal *p = bind(st, NULL, 0);
+    cr_assert(ops->describe_portal(f.c[0].session.impl, p, &f.c[0].sink));
+    cr_assert(execute(p, 2));
+    cr_assert(f.c[0].suspended);
+    cr_assert_str_eq(sql_client_text(&f.c[0]), "1\n2");
+    cr_assert(execute(p, 2));
+    cr_assert(execute(p, 2));
+    cr_assert_str_eq(sql_client_text(&f.c[0]), "1\n2\n3\n4\n5");
+    cr_assert_str_eq(f.c[0].tags, "SELECT 1");
+    ops->portal_free(f.c[0].session.impl, p);
+    ops->stmt_free(f.c[0].session.impl, st);
+    ok(0, "COMMIT");
+}
+
+Test(session, a_pipeline_is_one_transaction_until_sync)
+{
+    const struct pg_session_ops *ops = f.c[0].session.ops;
+    ok(0, "CREATE TABLE t(a INT PRIMARY KEY)");
+    struct pg_stmt *st = parse("INSERT INTO t VALUES ($1)");
+    struct pg_portal *p1 = bind(st, (const char *const[]){"1"}, 1);
+    struct pg_portal *p2 = bind(st, (const char *const[]){"1"}, 1);
+    cr_assert(execute(p1, 0));
+    cr_assert_eq(status(0), 'I');
+    cr_assert_not(execute(p2, 0));
+    cr_assert_str_eq(f.c[0].code, "23505");
+    cr_assert(sync(true));
+    gives(1, "SELECT count(*) FROM t", "0");
+    struct pg_portal *p3 = bind(st, (const char *const[]){"3"}, 1);
+    kv_mem_fail_commit(f.store, 1, SPAN_CONFLICT, 2);
+    cr_assert(execute(p3, 0));
+    cr_assert(sync(false), "one write alone is tried again at Sync");
+    gives(1, "SELECT a FROM t", "3");
+    ops->portal_free(f.c[0].session.impl, p1);
+    ops->portal_free(f.c[0].session.impl, p2);
+    ops->portal_free(f.c[0].session.impl, p3);
+    ops->stmt_free(f.c[0].session.impl, st);
+}
+
+Test(session, show_tells_about_schema_ranges_and_transactions)
+{
+    ok(0, "CREATE TABLE t(a INT, b TEXT NOT NULL DEFAULT 'x', PRIMARY KEY (a, b))");
+    ok(0, "CREATE INDEX tb ON t(b DESC)");
+    ok(0, "ALTER TABLE t SPLIT AT VALUES (10, 'm'), (20)");
+    gives(0, "SHOW TABLES", "t|table|1024|2");
+    gives(0, "SHOW COLUMNS FROM t", "a|INT|f|t|f|f|BINARY\nb|TEXT|f|t|t|f|BINARY");
+    gives(0, "SHOW INDEXES FROM t", "t_pkey|a, b|t|t|public\ntb|b DESC|f|f|public");
+    gives(0, "SHOW RANGES FROM t", "1||/t/10/'m'\n2|/t/10/'m'|/t/20\n3|/t/20|NULL");
+    ok(0, "SHOW CREATE TABLE t");
+    cr_assert(strstr(sql_client_text(&f.c[0]), "PRIMARY KEY (a, b)") != NULL);
+    gives(0, "SHOW TRANSACTION STATUS '1@mem'", "committed|1700000000000000000");
+    fails(0, "SHOW TRANSACTION STATUS 'x'", "22023");
+    fails(0, "SHOW COLUMNS FROM nosuch", "42P01");
+    ok(0, "SHOW NODES");
+    ok(0, "ALTER RANGE 1 TRANSFER LEADER TO 2");
+    fails(0, "ALTER RANGE 0 TRANSFER LEADER TO 2", "42704");
+    gives(0, "EXPLAIN SELECT * FROM t WHERE a = 1",
+          "SCAN t VIRTUAL TABLE INDEX 0:0 1 0 -1 0 0 0 0 0 3 0");
+}
+
+Test(session, a_client_that_is_gone_ends_the_statement)
+{
+    ok(0, "CREATE TABLE t(a INT PRIMARY KEY)");
+    ok(0, "INSERT INTO t VALUES (1), (2)");
+    f.c[0].gone = true;
+    cr_assert_not(sql_client_query(&f.c[0], "SELECT * FROM t"));
+    cr_assert_str_eq(f.c[0].code, "", "no error is sent to it");
+    f.c[0].gone = false;
+    gives(0, "SELECT count(*) FROM t", "2");
+}
