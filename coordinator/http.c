@@ -124,8 +124,10 @@ span_status http_open(const char *address, const struct http_route *routes, void
         rv = nng_http_server_start(h->server);
     }
     if (rv != 0) {
-        st = span_fail(err, rv == NNG_EADDRINUSE ? SPAN_EXISTS : SPAN_IO, "HTTP address %s: %s",
-                       address, nng_strerror(rv));
+        st = span_fail(err, rv == NNG_EADDRINUSE ? SPAN_EXISTS : SPAN_IO,
+                       "cannot listen for HTTP clients on %s: %s", address,
+                       rv == NNG_EADDRINUSE ? "the port is in use by another process"
+                                            : nng_strerror(rv));
         if (h->server != NULL) {
             nng_http_server_release(h->server);
         }
