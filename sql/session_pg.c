@@ -62,7 +62,7 @@ static bool tokenize(struct sql_session *s, struct slice sql)
                       LIMIT_STATEMENT_BYTES);
         return false;
     }
-    if (memchr(sql.data, 0, sql.size) != NULL) {
+    if (sql.size > 0 && memchr(sql.data, 0, sql.size) != NULL) {
         sql_error_set(&s->err, "22021", "a statement cannot hold a zero byte");
         return false;
     }

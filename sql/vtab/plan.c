@@ -7,7 +7,6 @@
 #include "sql/vtab/plan.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
@@ -274,20 +273,43 @@ int vtab_plan_best(const struct vtab_shape *shape, sqlite3_index_info *info)
     return SQLITE_OK;
 }
 
+/* The next number of an idxStr; false at anything else. By hand: this runs for every xFilter. */
+static bool take(const char **p, bool negative_ok, long long *out)
+{
+    bool negative = negative_ok && **p == '-';
+    *p += negative ? 1 : 0;
+    if (**p < '0' || **p > '9') {
+        return false;
+    }
+    unsigned long long n = 0;
+    for (; **p >= '0' && **p <= '9'; (*p)++) {
+        n = n * 10 + (unsigned)(**p - '0');
+    }
+    *p += **p == ' ' ? 1 : 0;
+    *out = negative ? -(long long)n : (long long)n;
+    return true;
+}
+
 bool vtab_plan_parse(const char *idx_str, struct vtab_plan *out)
 {
-    unsigned long long used = 0;
-    unsigned long long hint = 0;
-    int b[5] = {0};
-    memset(out, 0, sizeof *out);
-    int n = sscanf(idx_str, "%u %u %u %d %d %d %d %d %d %llu %llu", &out->index, &out->eq_count,
-                   &out->null_ok, &out->in_at, &b[0], &b[1], &b[2], &b[3], &b[4], &used, &hint);
-    out->has_lo = b[0] != 0;
-    out->lo_incl = b[1] != 0;
-    out->has_hi = b[2] != 0;
-    out->hi_incl = b[3] != 0;
-    out->reverse = b[4] != 0;
-    out->col_used = used;
-    out->hint_rows = hint;
-    return n == 11 && out->eq_count <= VTAB_EQ_MAX;
+    long long v[11];
+    for (int i = 0; i < 11; i++) {
+        if (!take(&idx_str, i == 3, &v[i])) {
+            return false;
+        }
+    }
+    *out = (struct vtab_plan){
+        .index = (unsigned)v[0],
+        .eq_count = (unsigned)v[1],
+        .null_ok = (unsigned)v[2],
+        .in_at = (int)v[3],
+        .has_lo = v[4] != 0,
+        .lo_incl = v[5] != 0,
+        .has_hi = v[6] != 0,
+        .hi_incl = v[7] != 0,
+        .reverse = v[8] != 0,
+        .col_used = (uint64_t)v[9],
+        .hint_rows = (uint64_t)v[10],
+    };
+    return *idx_str == '\0' && out->eq_count <= VTAB_EQ_MAX;
 }

@@ -1,6 +1,7 @@
 /* A session as a client sees it: results, types, blocks, savepoints, errors, retries, settings,
  * guards. */
 #include "base/limits.h"
+#include "base/rng.h"
 #include "tests/lib/sql_fixture.h"
 
 #include <criterion/criterion.h>
@@ -475,4 +476,91 @@ Test(session, a_client_that_is_gone_ends_the_statement)
     cr_assert_str_eq(f.c[0].code, "", "no error is sent to it");
     f.c[0].gone = false;
     gives(0, "SELECT count(*) FROM t", "2");
+}
+
+/* Statements with pieces cut out, doubled, swapped and damaged: never a crash, a leak or a lost
+ * session. */
+Test(session, any_text_is_survived)
+{
+    static const char *const corpus[] = {
+        "SELECT a, b FROM t WHERE a = 1 AND b IN ('x', $1::text) ORDER BY a DESC LIMIT 2 OFFSET 1 "
+        "FOR UPDATE",
+        "INSERT INTO t(a, b) VALUES (5, 'y'), (6, E'z\\n') ON CONFLICT (a) DO UPDATE SET b = "
+        "excluded.b RETURNING *",
+        "WITH q AS (SELECT a FROM t) UPDATE t AS x SET b = (SELECT max(b) FROM t) FROM q WHERE x.a "
+        "= q.a RETURNING x.a",
+        "DELETE FROM public.t WHERE rowid > 3 AND b LIKE 'x%' RETURNING b",
+        "CREATE TABLE u(a INTEGER PRIMARY KEY, b TEXT UNIQUE, c INT AS (a * 2) VIRTUAL, CHECK (a > "
+        "0)) WITH (x = 1)",
+        "CREATE UNIQUE INDEX IF NOT EXISTS ui ON t USING btree (b COLLATE NOCASE DESC, a)",
+        "CREATE VIEW v(x, y) AS SELECT a, b FROM t; SELECT * FROM v JOIN t ON v.x = t.a",
+        "DROP TABLE IF EXISTS u, v CASCADE; DROP INDEX ui; DROP VIEW v; TRUNCATE TABLE t",
+        "BEGIN READ ONLY AS OF TIMESTAMP '2023-11-14 22:13:20.5+01:00'; SELECT 1; COMMIT",
+        "BEGIN; SAVEPOINT s; UPDATE t SET a = a + 1; ROLLBACK TO s; RELEASE s; END",
+        "SET TIME ZONE INTERVAL '+00:00' HOUR TO MINUTE; SHOW TRANSACTION STATUS '1@2'; SHOW "
+        "COLUMNS FROM t",
+        "ALTER TABLE t SPLIT AT VALUES (1), ('2'), (3.5); ALTER RANGE 1 TRANSFER LEADER TO NODE 2",
+        "EXPLAIN (VERBOSE) SELECT count(*) FROM t GROUP BY b HAVING count(*) > 1; SET CLUSTER a.b "
+        "= 'c'",
+        "REPLACE INTO t SELECT a, printf('%-5s|%.3f', b, a) FROM t WHERE a BETWEEN 1 AND $2; "
+        "VALUES (1, $$a$$)",
+    };
+    static const size_t n = sizeof corpus / sizeof corpus[0];
+    struct rng r;
+    rng_init(&r, 2024);
+    ok(0, "CREATE TABLE t(a INT, b TEXT)");
+    ok(0, "INSERT INTO t VALUES (1, 'x'), (2, 'xy')");
+    ok(0, "SET statement_timeout = '200ms'");
+    for (int round = 0; round < 4000; round++) {
+        struct buf b = {0};
+        const char *one = corpus[rng_below(&r, n)];
+        const char *two = corpus[rng_below(&r, n)];
+        size_t cut = rng_below(&r, strlen(one) + 1);
+        size_t from = rng_below(&r, strlen(two) + 1);
+        buf_append(&b, one, cut);
+        if (round % 2 == 0) {
+            buf_append_str(&b, one + cut);
+        } else {
+            buf_append_str(&b, two + from);
+        }
+        for (uint64_t k = rng_below(&r, 3); k > 0 && b.size > 0; k--) {
+            static const char bytes[] = "();,'\"$:.*=- 1ax\x80";
+            b.data[rng_below(&r, b.size)] = (uint8_t)bytes[rng_below(&r, sizeof bytes - 1)];
+        }
+        const struct pg_session_ops *ops = f.c[0].session.ops;
+        sql_client_clear(&f.c[0]);
+        if (round % 3 == 0) {
+            struct pg_stmt *st = NULL;
+            struct pg_portal *p = NULL;
+            struct pg_value v[4] = {{.text = slice_str("7")},
+                                    {.is_null = true},
+                                    {.text = slice_str("x")},
+                                    {.is_null = true}};
+            void *s = f.c[0].session.impl;
+            bool fine = ops->parse(s, buf_slice(&b), NULL, 0, &f.c[0].sink, &st) &&
+                        ops->bind(s, st, v, 2, &f.c[0].sink, &p) &&
+                        ops->describe_portal(s, p, &f.c[0].sink) &&
+                        ops->execute(s, p, (uint32_t)rng_below(&r, 3), &f.c[0].sink);
+            if (p != NULL) {
+                ops->portal_free(s, p);
+            }
+            if (st != NULL) {
+                ops->stmt_free(s, st);
+            }
+            fine = ops->sync(s, !fine, &f.c[0].sink) && fine;
+            cr_assert(fine || f.c[0].code[0] != '\0', "a failure names its code");
+        } else {
+            bool fine = ops->simple(f.c[0].session.impl, buf_slice(&b), &f.c[0].sink);
+            cr_assert(fine || f.c[0].code[0] != '\0', "a failure names its code: %s", buf_cstr(&b));
+        }
+        cr_assert_str_neq(f.c[0].code, "XX000", "%s: %s", buf_cstr(&b), f.c[0].message);
+        if (status(0) != 'I' && round % 7 == 0) {
+            ok(0, "ROLLBACK");
+        }
+        buf_deinit(&b);
+    }
+    if (status(0) != 'I') {
+        ok(0, "ROLLBACK");
+    }
+    gives(0, "SELECT 1", "1");
 }
