@@ -145,7 +145,11 @@ void store_on_heartbeat_ack(struct store *s, const struct tt_now *now, node_id f
     for (size_t i = 0; i < ack.count; i++) {
         const struct heartbeat_ack_range *l = &ack.ranges[i];
         struct replica *r = store_replica(s, l->range);
-        if (r == NULL || !l->known) {
+        if (r == NULL) {
+            continue;
+        }
+        replica_peer_has(r, now, from, l->known);
+        if (!l->known) {
             continue;
         }
         struct raft_event ev = {.type = RAFT_EV_HEARTBEAT_ACK,

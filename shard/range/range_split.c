@@ -261,22 +261,6 @@ static struct replica *make_right(struct replica *r, const struct tt_now *now,
     return right;
 }
 
-static void persist_birth(struct replica *right)
-{
-    const struct store_io *io = &store_cfg(right->store)->io;
-    struct buf b = {0};
-    enc_u8(&b, 1);
-    enc_u64(&b, right->file_generation);
-    enc_bool(&b, false);
-    io->sticky(io->ctx, right->id, STICKY_FILE, buf_slice(&b));
-    buf_clear(&b);
-    enc_u8(&b, 1);
-    enc_u64(&b, raft_current_term(right->raft));
-    enc_u32(&b, raft_voted_for(right->raft));
-    io->sticky(io->ctx, right->id, STICKY_HARD_STATE, buf_slice(&b));
-    buf_deinit(&b);
-}
-
 span_status replica_apply_split(struct replica *r, const struct tt_now *now,
                                 const struct cmd_split *c, uint64_t index)
 {
@@ -285,6 +269,7 @@ span_status replica_apply_split(struct replica *r, const struct tt_now *now,
         return SPAN_CORRUPT;
     }
     bool led = r->leading && r->split_proposed;
+    store_embryo_drop(r->store, c->right); /* a snapshot of it that was on its way here */
     struct replica *right = store_replica(r->store, c->right);
     span_status st = SPAN_OK;
     struct right_meta m = {0};
@@ -314,7 +299,7 @@ span_status replica_apply_split(struct replica *r, const struct tt_now *now,
         if (right == NULL) {
             return SPAN_IO;
         }
-        persist_birth(right);
+        replica_persist_birth(right);
         store_note_birth(r->store, r);
     } else {
         st = engine_set_bounds(r->engine, buf_slice(&r->start), c->key);

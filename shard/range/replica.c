@@ -592,6 +592,26 @@ static void descriptor_take(struct replica *r, const struct range_descriptor *d)
     memcpy(r->members, d->members, sizeof r->members);
 }
 
+/* Rows of prepared and decided transactions (rule H7): only of those that are still there when a
+ * flush begins. */
+static span_status put_txn_rows(struct replica *r)
+{
+    span_status st = SPAN_OK;
+    size_t pos = 0;
+    struct rtxn *t;
+    while (st == SPAN_OK && (t = mapb_next(&r->txns, &pos, NULL)) != NULL) {
+        bool prepared = t->state == RTXN_PREPARED || t->state == RTXN_FINISHING;
+        if (t->record.size == 0 || t->stored || !(prepared || t->state == RTXN_DECIDED)) {
+            continue;
+        }
+        uint8_t key[META_KEY_BYTES];
+        st = engine_meta_put(r->engine, replica_txn_key(key, prepared ? 'p' : 'd', &t->owner.txn),
+                             buf_slice(&t->record));
+        t->stored = true;
+    }
+    return st;
+}
+
 /* What replays from the engine's file alone; written before every flush. */
 static void meta_before_flush(struct replica *r)
 {
@@ -622,6 +642,9 @@ static void meta_before_flush(struct replica *r)
     enc_u64(&b, r->applied_ts.ns);
     if (st == SPAN_OK) {
         st = engine_meta_put(r->engine, slice_str(meta_values), buf_slice(&b));
+    }
+    if (st == SPAN_OK) {
+        st = put_txn_rows(r);
     }
     buf_deinit(&b);
     if (st != SPAN_OK) {
@@ -679,6 +702,7 @@ static bool load_prepared(void *ctx, struct slice key, struct slice value)
         struct rtxn *t = rtxn_new(l->r, &c.txn, &c.age, RTXN_PREPARED);
         t->owner.unwoundable = true;
         t->ts = c.prepare_ts;
+        t->stored = true;
         buf_set(&t->record, value);
         buf_set(&t->coordinator, c.coordinator);
         buf_set(&t->anchor, c.anchor);
@@ -700,6 +724,8 @@ static bool load_decided(void *ctx, struct slice key, struct slice value)
     if (l->st == SPAN_OK) {
         struct rtxn *t = rtxn_new(l->r, &c.txn, &c.txn, RTXN_DECIDED);
         t->ts = c.ts;
+        t->stored = true;
+        buf_set(&t->record, value);
         buf_set(&t->anchor, c.anchor);
         t->participant_count = c.participant_count;
         t->participants = span_calloc(c.participant_count + 1, sizeof *t->participants);
@@ -869,6 +895,22 @@ span_status replica_start_raft(struct replica *r, const struct replica_birth *bi
     st = raft_new(&rc, &r->raft, err);
     r->restored_last = st == SPAN_OK ? raft_last_index(r->raft) : 0;
     return st;
+}
+
+void replica_persist_birth(struct replica *r)
+{
+    const struct store_io *io = &store_cfg(r->store)->io;
+    struct buf b = {0};
+    enc_u8(&b, 1);
+    enc_u64(&b, r->file_generation);
+    enc_bool(&b, false);
+    io->sticky(io->ctx, r->id, STICKY_FILE, buf_slice(&b));
+    buf_clear(&b);
+    enc_u8(&b, 1);
+    enc_u64(&b, raft_current_term(r->raft));
+    enc_u32(&b, raft_voted_for(r->raft));
+    io->sticky(io->ctx, r->id, STICKY_HARD_STATE, buf_slice(&b));
+    buf_deinit(&b);
 }
 
 /* ---- timers ---- */

@@ -98,7 +98,8 @@ struct rtxn {
     /* participant */
     struct buf coordinator;
     node_id coordinator_node;
-    struct buf record; /* cmd_prepare as applied: PREPARED, FINISHING */
+    struct buf record; /* as applied: cmd_prepare (PREPARED, FINISHING) or cmd_decision */
+    bool stored;       /* a flush wrote its row; most transactions are over before one does */
 };
 
 /* Why a request is parked and by what it is taken up again. */
@@ -211,7 +212,8 @@ struct replica {
     bool flush_wanted;
     bool flushing;
     uint64_t flush_at_ns;
-    struct replica_sending *sending; /* snapshot streams out, list */
+    uint64_t absent_ns[LIMIT_REPLICAS]; /* leader: since when a member says it has no replica */
+    struct replica_sending *sending;    /* snapshot streams out, list */
     struct replica_receiving *receiving;
 };
 
@@ -265,6 +267,8 @@ struct replica_birth {
 
 SPAN_CHECKED span_status replica_start_raft(struct replica *r, const struct replica_birth *birth,
                                             struct span_error *err);
+/* First records of a new replica: its file and its hard state. */
+void replica_persist_birth(struct replica *r);
 /* Rule A7: the timestamp by which a follower may refuse an entry. */
 struct tt_ts replica_entry_guard(uint8_t type, struct slice payload);
 void replica_leader_start(struct replica *r, const struct tt_now *now, struct tt_ts vote_floor);
@@ -352,6 +356,10 @@ void replica_propose_abort(struct replica *r, const struct tt_now *now, const st
 void replica_send_outcomes(struct replica *r, struct rtxn *t, bool all);
 void replica_rtxn_timer(struct replica *r, const struct tt_now *now, struct rtxn *t);
 
+#define META_KEY_BYTES (2 + 16)
+/* Row of a prepared ('p') or decided ('d') transaction in the engine. */
+struct slice replica_txn_key(uint8_t out[META_KEY_BYTES], char kind, const struct txn_id *id);
+
 /* ---- replica_apply.c ---- */
 SPAN_CHECKED span_status replica_apply(struct replica *r, const struct tt_now *now,
                                        const struct raft_entry *e);
@@ -380,6 +388,10 @@ SPAN_CHECKED span_status replica_installed_base(struct replica *r, raft_index *i
                                                 raft_term *term, raft_index *conf_index,
                                                 struct raft_conf *conf);
 void replica_snapshot_tick(struct replica *r, const struct tt_now *now);
+/* A member's answer to a heartbeat: has it a replica of this range? One that goes on not having one
+ * gets it by a snapshot (rule F1). */
+void replica_peer_has(struct replica *r, const struct tt_now *now, node_id node, bool has);
+bool replica_is_receiving(const struct replica *r);
 
 /* ---- services of the store ---- */
 struct buf *store_out(struct store *s, node_id to,
@@ -405,6 +417,9 @@ bool store_orphan_known(const struct store *s, range_id id);
 void store_orphan_state(struct store *s, range_id id,
                         struct replica_birth *birth); /* fills hard state, entries, fresh */
 void store_orphan_drop(struct store *s, range_id id);
+/* A replica that is nothing but a snapshot being received: no engine, no Raft, not in any map. */
+void store_embryo_drop(struct store *s, range_id id);
+void store_embryo_born(struct store *s, struct replica *r);
 void store_descriptors_changed(struct store *s);
 void store_note_persist(struct store *s, struct replica *r, uint64_t persist_seq);
 /* The right side of a split wrote its first records in this turn: `left` waits for them. */

@@ -7,10 +7,9 @@
 #include "base/log.h"
 #include "shard/range/replica.h"
 
-#define META_KEY_BYTES   (2 + 16)
 #define OUTCOME_GRACE_NS (60 * SEC_NS)
 
-static struct slice meta_txn_key(uint8_t out[META_KEY_BYTES], char kind, const struct txn_id *id)
+struct slice replica_txn_key(uint8_t out[META_KEY_BYTES], char kind, const struct txn_id *id)
 {
     out[0] = (uint8_t)kind;
     out[1] = '/';
@@ -128,11 +127,6 @@ static span_status apply_prepare(struct replica *r, const struct tt_now *now, st
     if (outcome_table_get(r->outcomes, &c.txn) != NULL) {
         return SPAN_EXISTS;
     }
-    uint8_t key[META_KEY_BYTES];
-    st = engine_meta_put(r->engine, meta_txn_key(key, 'p', &c.txn), payload);
-    if (st != SPAN_OK) {
-        return st;
-    }
     replica_learn(r, c.prepare_ts);
     struct rtxn *t = rtxn_find(r, &c.txn);
     if (t != NULL && t->state == RTXN_HOLDING) { /* of a leadership before */
@@ -159,17 +153,21 @@ static span_status apply_prepare(struct replica *r, const struct tt_now *now, st
 }
 
 /* A decision with participants is kept until all have it (C3); an abort need not be, nothing means
- * aborted. */
-static span_status store_decision(struct replica *r, const struct cmd_decision *c)
+ * aborted. Without its writes, which are rows now. */
+static void keep_decision(struct rtxn *t, const struct cmd_decision *c)
 {
     struct cmd_decision kept = *c;
     kept.write_count = 0;
-    struct buf b = {0};
-    cmd_encode_decision(&b, &kept);
+    buf_clear(&t->record);
+    cmd_encode_decision(&t->record, &kept);
+}
+
+/* A transaction's row in the engine goes with it, if a flush ever wrote one. */
+static span_status drop_row(struct replica *r, const struct rtxn *t, char kind)
+{
     uint8_t key[META_KEY_BYTES];
-    span_status st = engine_meta_put(r->engine, meta_txn_key(key, 'd', &c->txn), buf_slice(&b));
-    buf_deinit(&b);
-    return st;
+    return t->stored ? engine_meta_delete(r->engine, replica_txn_key(key, kind, &t->owner.txn))
+                     : SPAN_OK;
 }
 
 /* An abort record that was proposed before a split was applied and lies behind it in the log: its
@@ -209,10 +207,6 @@ static span_status apply_decision(struct replica *r, const struct tt_now *now, s
     struct rtxn *t = rtxn_find(r, &c.txn);
     if (c.commit) {
         replica_learn(r, c.ts);
-        st = store_decision(r, &c);
-        if (st != SPAN_OK) {
-            return st;
-        }
         if (t == NULL) {
             t = rtxn_new(r, &c.txn, &c.txn, RTXN_DECIDED);
             buf_set(&t->anchor, c.anchor);
@@ -225,6 +219,7 @@ static span_status apply_decision(struct replica *r, const struct tt_now *now, s
             }
         }
         t->ts = c.ts;
+        keep_decision(t, &c);
     }
     if (t == NULL) {
         return SPAN_OK;
@@ -270,9 +265,8 @@ static span_status apply_outcome(struct replica *r, const struct tt_now *now, st
     if (st == SPAN_OK && c.commit) {
         st = put_writes(r, p.writes, p.write_count, c.ts);
     }
-    uint8_t key[META_KEY_BYTES];
     if (st == SPAN_OK) {
-        st = engine_meta_delete(r->engine, meta_txn_key(key, 'p', &c.txn));
+        st = drop_row(r, t, 'p');
     }
     if (st != SPAN_OK) {
         return st;
@@ -296,10 +290,9 @@ static span_status apply_resolved(struct replica *r, const struct tt_now *now, s
     struct cmd_resolved c;
     span_status st = cmd_decode_resolved(payload, a, &c);
     for (size_t i = 0; st == SPAN_OK && i < c.count; i++) {
-        uint8_t key[META_KEY_BYTES];
-        st = engine_meta_delete(r->engine, meta_txn_key(key, 'd', &c.txns[i]));
         struct rtxn *t = rtxn_find(r, &c.txns[i]);
         if (t != NULL && t->state == RTXN_DECIDED) {
+            st = drop_row(r, t, 'd');
             rtxn_free(r, now, t);
         }
     }

@@ -8,16 +8,22 @@
  * behind it is still there, because it is only cut up to what is flushed and checkpointed, and
  * while a stream runs it is not cut beyond the stream's index. The receiver builds the file of the
  * next generation, which nothing uses until one WAL record names it (rule H5). A lost chunk or
- * acknowledgement is sent again by a timer; a stream of a leader of an older term is ignored. */
+ * acknowledgement is sent again by a timer; a stream of a leader of an older term is ignored.
+ *
+ * Birth (rule F1). A member that was away while the range was made by a split, and got the left
+ * side's content by a snapshot from behind the split, never sees the split's entry. It answers the
+ * leader's heartbeats with "no such replica"; after BIRTH_PATIENCE_NS the leader streams the range
+ * to it, and the complete file makes the replica. It has promised nothing and knows nothing of what
+ * it may have promised, so it waits like a restarted one before it votes (B3). */
 #include "base/alloc.h"
 #include "base/invariant.h"
 #include "base/log.h"
 #include "shard/range/replica.h"
 
-#define CHUNK_BYTES    (512 * KIB)
-#define RESEND_NS      (500 * MS_NS)
-#define STREAM_LOST_NS (10 * SEC_NS)
-#define SQLITE_WAL_MAX (256 * MIB)
+#define CHUNK_BYTES       (512 * KIB)
+#define RESEND_NS         (500 * MS_NS)
+#define STREAM_LOST_NS    (10 * SEC_NS)
+#define BIRTH_PATIENCE_NS (2 * SEC_NS)
 
 enum snapshot_part {
     PART_CHUNK = 1,
@@ -123,6 +129,23 @@ void replica_snapshot_wanted(struct replica *r, const struct tt_now *now, node_i
              (unsigned long long)s->index);
     if (st != SPAN_OK || !next_chunk(r, now, s)) {
         sending_end(r, now, s, false);
+    }
+}
+
+void replica_peer_has(struct replica *r, const struct tt_now *now, node_id node, bool has)
+{
+    for (size_t i = 0; i < r->member_count; i++) {
+        if (r->members[i] != node) {
+            continue;
+        }
+        if (has || !r->serving) {
+            r->absent_ns[i] = 0;
+        } else if (r->absent_ns[i] == 0) {
+            r->absent_ns[i] = now->mono_ns;
+        } else if (r->absent_ns[i] + BIRTH_PATIENCE_NS <= now->mono_ns) {
+            r->absent_ns[i] = now->mono_ns;
+            replica_snapshot_wanted(r, now, node);
+        }
     }
 }
 
@@ -242,7 +265,8 @@ void replica_on_snapshot(struct replica *r, const struct tt_now *now, node_id fr
     if (!cursor_done(&c) || version != 1 || part != PART_CHUNK) {
         return;
     }
-    if (term < raft_current_term(r->raft) || r->leading || index <= raft_applied(r->raft)) {
+    if (r->raft != NULL &&
+        (term < raft_current_term(r->raft) || r->leading || index <= raft_applied(r->raft))) {
         send_ack(r, from, stream, seq, index <= raft_applied(r->raft) ? SPAN_OK : SPAN_NOT_LEADER);
         return;
     }
@@ -316,11 +340,68 @@ static void discard_received(struct replica *r)
     receiving_free(r);
 }
 
+static span_status birth_open(struct replica *r, struct span_error *err)
+{
+    span_status st = replica_open_engine(r, false, err);
+    if (st == SPAN_OK) {
+        st = replica_load_meta(r, err);
+    }
+    if (st != SPAN_OK) {
+        return st;
+    }
+    struct replica_birth b = {.hard_state = {.term = 1}};
+    store_orphan_state(r->store, r->id, &b);
+    b.fresh = false;
+    b.entries = NULL;
+    b.entry_count = 0;
+    raft_index index;
+    raft_index conf_index;
+    raft_term term = 0;
+    struct raft_conf conf;
+    st = replica_installed_base(r, &index, &term, &conf_index, &conf);
+    if (st != SPAN_OK && st != SPAN_NOT_FOUND) {
+        return span_fail(err, st, "range %llu: malformed log position", (unsigned long long)r->id);
+    }
+    if (term > b.hard_state.term) {
+        b.hard_state = (struct raft_hard_state){.term = term};
+    }
+    return replica_start_raft(r, &b, err);
+}
+
+/* The file of a replica that was not here yet is complete. */
+static void birth(struct replica *r)
+{
+    struct replica_receiving *v = r->receiving;
+    struct span_error err = {0};
+    node_id from = v->from;
+    uint64_t stream = v->stream;
+    uint64_t seq = v->seq - 1;
+    r->file_generation = v->generation;
+    receiving_free(r);
+    span_status st = birth_open(r, &err);
+    send_ack(r, from, stream, seq, st);
+    if (st != SPAN_OK) {
+        SPAN_LOG(ERROR, "received range can not start", "range=%llu error=\"%s\"",
+                 (unsigned long long)r->id, err.text);
+        return; /* without a stream it is dropped */
+    }
+    SPAN_LOG(INFO, "replica born by a snapshot", "range=%llu index=%llu", (unsigned long long)r->id,
+             (unsigned long long)raft_applied(r->raft));
+    replica_persist_birth(r);
+    store_orphan_drop(r->store, r->id);
+    store_embryo_born(r->store, r);
+    store_note_birth(r->store, r);
+}
+
 void replica_snapshot_install(struct replica *r, const struct tt_now *now)
 {
     struct replica_receiving *v = r->receiving;
     if (v == NULL || !v->complete || r->flushing) {
         return; /* a flush of the old file is under way: called again when it is done */
+    }
+    if (r->raft == NULL) {
+        birth(r);
+        return;
     }
     if (r->leading || v->info.applied <= raft_applied(r->raft)) {
         discard_received(r); /* the log came this far meanwhile, by another leader */
@@ -392,6 +473,11 @@ void replica_snapshot_tick(struct replica *r, const struct tt_now *now)
         r->receiving->heard_ns + STREAM_LOST_NS <= now->mono_ns) {
         receiving_free(r);
     }
+}
+
+bool replica_is_receiving(const struct replica *r)
+{
+    return r->receiving != NULL;
 }
 
 void replica_snapshot_stop(struct replica *r)

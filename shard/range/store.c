@@ -13,6 +13,7 @@ struct store *store_new(const struct store_config *cfg)
     s->turn = 1;
     map64_init(&s->replicas);
     map64_init(&s->orphans);
+    map64_init(&s->embryos);
     heap_init(&s->wakes);
     list_init(&s->dirty);
     list_init(&s->touched);
@@ -41,12 +42,17 @@ void store_free(struct store *s)
         replica_free(r);
     }
     pos = 0;
+    while ((r = map64_next(&s->embryos, &pos, NULL)) != NULL) {
+        replica_free(r);
+    }
+    pos = 0;
     struct orphan *o;
     while ((o = map64_next(&s->orphans, &pos, NULL)) != NULL) {
         orphan_free(o);
     }
     map64_deinit(&s->replicas);
     map64_deinit(&s->orphans);
+    map64_deinit(&s->embryos);
     raft_update_deinit(&s->update);
     arena_deinit(&s->request_arena);
     arena_deinit(&s->apply_arena);
@@ -444,6 +450,51 @@ static void on_keepalive(struct store *s, const struct tt_now *now, node_id from
     }
 }
 
+void store_embryo_drop(struct store *s, range_id id)
+{
+    replica_free(map64_remove(&s->embryos, id)); /* its unfinished file goes with it */
+}
+
+void store_embryo_born(struct store *s, struct replica *r)
+{
+    void *was = map64_remove(&s->embryos, r->id);
+    INVARIANT(was == r);
+    store_add_replica(s, r);
+    store_born(s, r);
+}
+
+/* Rule F1: a replica is born by a split entry or a snapshot; by the second where the split's entry
+ * was never seen. */
+static void on_embryo_snapshot(struct store *s, const struct tt_now *now, node_id from, range_id id,
+                               struct slice bytes)
+{
+    struct replica *r = map64_get(&s->embryos, id);
+    if (r == NULL) {
+        if (s->by_key_count + s->embryos.count >= LIMIT_RANGES) {
+            return;
+        }
+        r = replica_new(s, id);
+        map64_put(&s->embryos, id, r);
+    }
+    replica_on_snapshot(r, now, from, bytes);
+    if (map64_get(&s->embryos, id) == r && !replica_is_receiving(r)) {
+        store_embryo_drop(s, id);
+    }
+}
+
+/* Streams that ended without a word. */
+static void expire_embryos(struct store *s, const struct tt_now *now)
+{
+    size_t pos = 0;
+    struct replica *r;
+    while ((r = map64_next(&s->embryos, &pos, NULL)) != NULL) {
+        replica_snapshot_tick(r, now);
+        if (!replica_is_receiving(r)) {
+            store_embryo_drop(s, r->id);
+        }
+    }
+}
+
 static void on_snapshot(struct store *s, const struct tt_now *now, node_id from, uint8_t kind,
                         struct slice body)
 {
@@ -454,6 +505,10 @@ static void on_snapshot(struct store *s, const struct tt_now *now, node_id from,
         return;
     }
     struct replica *r = store_replica(s, id);
+    if (r == NULL && kind == MSG_SNAPSHOT) {
+        on_embryo_snapshot(s, now, from, id, bytes);
+        return;
+    }
     if (r == NULL || r->broken) {
         return;
     }
@@ -611,6 +666,7 @@ void store_tick(struct store *s, const struct tt_now *now)
     }
     store_heartbeats(s, now);
     store_balance(s, now);
+    expire_embryos(s, now);
     settle(s, now);
 }
 

@@ -109,7 +109,7 @@ static void show_ranges(const struct store *s, struct rows *out)
         add_number(out, raft_last_index(r->raft));
         add_number(out, raft_lease_end(r->raft).ns);
         add_number(out, replica_safe_time(r).ns);
-        add_number(out, engine_memory_bytes(r->engine));
+        add_number(out, r->engine == NULL ? 0 : engine_memory_bytes(r->engine));
         add_number(out, s->cfg.self);
         add_number(out, r->leading ? 1 : 0);
     }
