@@ -7,7 +7,6 @@
 #include "base/alloc.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 
 #define COMMAND_VERSION 1
 #define ARENA_BLOCK     (16 * KIB)
@@ -117,28 +116,44 @@ void txn_id_format(const struct txn_id *id, char out[48])
     (void)snprintf(out, 48, "%llx-%u-%x", (unsigned long long)id->begin_ns, id->node, id->seq);
 }
 
+/* The digits at *text, which moves behind them; false: there are none, or too great a number. */
+static bool parse_part(const char **text, uint64_t base, uint64_t max, uint64_t *out)
+{
+    const char *p = *text;
+    uint64_t v = 0;
+    for (;; p++) {
+        uint64_t digit = base;
+        if (*p >= '0' && *p <= '9') {
+            digit = (uint64_t)(*p - '0');
+        } else if (*p >= 'a' && *p <= 'f') {
+            digit = (uint64_t)(*p - 'a') + 10;
+        }
+        if (digit >= base) {
+            break;
+        }
+        if (v > (max - digit) / base) {
+            return false;
+        }
+        v = v * base + digit;
+    }
+    bool any = p != *text;
+    *text = p;
+    *out = v;
+    return any;
+}
+
 bool txn_id_parse(const char *text, struct txn_id *out)
 {
-    char *end = NULL;
+    uint64_t begin = 0;
+    uint64_t node = 0;
+    uint64_t seq = 0;
     *out = (struct txn_id){0};
-    if (*text == '\0' || *text == '-' || *text == '+' || *text == ' ') {
+    if (!parse_part(&text, 16, UINT64_MAX, &begin) || *text++ != '-' ||
+        !parse_part(&text, 10, LIMIT_PEERS, &node) || *text++ != '-' ||
+        !parse_part(&text, 16, UINT32_MAX, &seq) || *text != '\0' || begin == 0) {
         return false;
     }
-    out->begin_ns = strtoull(text, &end, 16);
-    if (*end != '-' || end[1] < '0' || end[1] > '9') {
-        return false;
-    }
-    unsigned long node = strtoul(end + 1, &end, 10);
-    if (*end != '-' || node > LIMIT_PEERS || end[1] == '\0' || end[1] == '-' || end[1] == '+' ||
-        end[1] == ' ') {
-        return false;
-    }
-    unsigned long seq = strtoul(end + 1, &end, 16);
-    if (*end != '\0' || seq > UINT32_MAX || out->begin_ns == 0) {
-        return false;
-    }
-    out->node = (uint32_t)node;
-    out->seq = (uint32_t)seq;
+    *out = (struct txn_id){begin, (uint32_t)node, (uint32_t)seq};
     return true;
 }
 
