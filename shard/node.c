@@ -89,7 +89,8 @@ struct node {
     bool worker_runs;
     bool flusher_runs;
     uint64_t peer_stores[LIMIT_PEERS + 1]; /* by node id; 0: never met */
-    bool own_records; /* the batch holds records that no turn of the store counts */
+    bool own_records;            /* the batch holds records that no turn of the store counts */
+    struct node_peer *peer_list; /* cfg.peers, ours */
     struct peer_out peers[LIMIT_PEERS];
     size_t peer_count;
     char *range_dir;
@@ -721,6 +722,25 @@ static void drop_items(struct node *n)
     }
 }
 
+/* The caller's list is gone when the transport is opened, in node_start. */
+static void copy_peers(struct node *n)
+{
+    struct node_peer *copy = span_calloc(n->cfg.peer_count, sizeof(copy[0]));
+    for (size_t i = 0; i < n->cfg.peer_count; i++) {
+        copy[i] = (struct node_peer){.node = n->cfg.peers[i].node,
+                                     .url = span_strdup(n->cfg.peers[i].url)};
+    }
+    n->cfg.peers = n->peer_list = copy;
+}
+
+static void free_peers(struct node *n)
+{
+    for (size_t i = 0; i < n->cfg.peer_count; i++) {
+        span_free((char *)(uintptr_t)n->peer_list[i].url);
+    }
+    span_free(n->peer_list);
+}
+
 static void node_free(struct node *n)
 {
     store_free(n->store);
@@ -737,6 +757,7 @@ static void node_free(struct node *n)
         buf_deinit(&n->peers[i].out[0]);
         buf_deinit(&n->peers[i].out[1]);
     }
+    free_peers(n);
     span_free(n->range_dir);
     span_free(n);
 }
@@ -745,6 +766,7 @@ span_status node_open(const struct node_config *cfg, struct node **out, struct s
 {
     struct node *n = SPAN_NEW(struct node);
     n->cfg = *cfg;
+    copy_peers(n);
     do {
         n->incarnation = rng_os_u64();
     } while (n->incarnation == 0);

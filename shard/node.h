@@ -40,6 +40,7 @@ struct node_peer {
     const char *url;
 };
 
+/* Texts but the peers' are borrowed until node_close. */
 struct node_config {
     node_id self;
     uint64_t cluster_id;
@@ -47,8 +48,9 @@ struct node_config {
     const char *dir; /* the node's data folder: wal/ and ranges/ are made in it */
     bool created;    /* the folder was made just now */
     const char *listen_url;
-    const char *source;            /* address of outgoing connections; NULL: any */
-    const struct node_peer *peers; /* every node of the cluster, this one too, ascending ids */
+    const char *source; /* address of outgoing connections; NULL: any */
+    const struct node_peer
+        *peers; /* every node of the cluster, this one too, ascending ids; copied */
     size_t peer_count;
     struct clock *clock; /* borrowed */
     struct timer *timer; /* borrowed */
