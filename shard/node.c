@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define TURN_WAL_BYTES   (8 * MIB) /* a turn ends early when it has this much to persist */
 #define SLOW_CHECK_NS    (100 * MS_NS)
@@ -627,10 +628,31 @@ static void count_record(void *ctx, uint64_t range, uint64_t generation)
     (*(size_t *)ctx)++;
 }
 
+/* A log that was there leaves its identity before the first range file is made. Range files without
+ * it mean that the log was taken away, and with it what this node promised. */
+static span_status check_log_is_there(const struct node *n, const char *wal_dir,
+                                      struct span_error *err)
+{
+    char *identity = span_asprintf("%s/identity", wal_dir);
+    size_t files = 0;
+    span_status st = engine_list_files(n->range_dir, count_record, &files, err);
+    if (st == SPAN_OK && files > 0 && access(identity, F_OK) != 0) {
+        st = span_fail(err, SPAN_CORRUPT,
+                       "%s is missing though there are range files: the log was lost, and with it "
+                       "what this node promised to others; replace the node",
+                       identity);
+    }
+    span_free(identity);
+    return st;
+}
+
 static span_status recover(struct node *n, struct span_error *err)
 {
     char *wal_dir = span_asprintf("%s/wal", n->cfg.dir);
     span_status st = make_dir(n->range_dir, err);
+    if (st == SPAN_OK) {
+        st = check_log_is_there(n, wal_dir, err);
+    }
     if (st == SPAN_OK) {
         st = wal_fs_posix_new(wal_dir, &n->fs, err);
     }
