@@ -185,6 +185,7 @@ struct replica {
     struct list dirty;     /* in store->dirty while raft_flush is due */
     struct list touched;   /* in store->touched while replica_settle is due */
     uint64_t served_since_ns;
+    bool decide_waits; /* a decision waits for the lease end to move */
     bool rerun_flight; /* a record in flight ended: wait_flight is to run again */
     bool rerun_lease;
     bool rerun_safe;

@@ -188,13 +188,18 @@ static void fill_participants(const struct rtxn *t, struct cmd_decision *c,
 
 void replica_try_decide(struct replica *r, const struct tt_now *now, struct rtxn *t)
 {
-    if (t->state != RTXN_COORDINATING || t->votes_missing > 0 || !replica_may_serve(r, now)) {
+    if (t->state != RTXN_COORDINATING || t->votes_missing > 0) {
+        return;
+    }
+    if (!replica_may_serve(r, now)) {
+        r->decide_waits = true;
         return;
     }
     /* Rule A2: above the clock read after the commit request came, every prepare timestamp, what
      * was seen, the own floor; below the lease end, or it waits for the renewal. */
     struct tt_ts s = replica_choose_ts(r, now, tt_max(t->seen, t->prepare_max));
     if (tt_is_none(s)) {
+        r->decide_waits = true;
         return;
     }
     struct arena a = {0};
@@ -228,6 +233,10 @@ void replica_try_decide(struct replica *r, const struct tt_now *now, struct rtxn
 
 void replica_decide_ready(struct replica *r, const struct tt_now *now)
 {
+    if (!r->decide_waits) {
+        return;
+    }
+    r->decide_waits = false;
     size_t pos = 0;
     struct rtxn *t;
     while ((t = mapb_next(&r->txns, &pos, NULL)) != NULL) {
