@@ -13,8 +13,9 @@
 #include <stdio.h>
 #include <time.h>
 
-#define BATCH_ROWS 500
-#define STEP_TRIES 20
+#define BATCH_ROWS    500
+#define STEP_TRIES    20
+#define BLOCK_BATCHES 10 /* of a table whose index is built inside a block */
 
 struct backfill {
     struct sql_session *s;
@@ -101,7 +102,7 @@ static bool fill_batch(struct backfill *b, struct buf *next, bool *done)
     size_t sizes[BATCH_ROWS][2];
     key_index_prefix(&prefix, b->d->id, 0);
     key_prefix_end(&end, buf_slice(&prefix));
-    kv->ops->use_table(kv, b->d->id, b->d->version);
+    session_use_desc(b->s, b->d);
     span_status st =
         kv->ops->scan_open(kv, b->from.size == 0 ? buf_slice(&prefix) : buf_slice(&b->from),
                            buf_slice(&end), false, KV_LOCK_SHARED, BATCH_ROWS, &scan, &err);
@@ -256,6 +257,34 @@ static bool build(struct sql_session *s, struct table_desc *d, const char *name)
         (void)in_txn(s, step_drop, &named);
         s->err = keep;
     }
+    return ok;
+}
+
+bool ddl_fill_in_block(struct sql_session *s, const struct table_desc *d, const char *name)
+{
+    struct table_desc *next = table_desc_copy(d);
+    struct table_index *ix = table_find_index(next, name);
+    struct backfill b = {.s = s, .d = next, .ix = ix};
+    bool ok = true;
+    for (int batch = 0; ok && !b.done; batch++) {
+        struct buf from = {0};
+        ok = fill_batch(&b, &from, &b.done);
+        buf_move(&b.from, &from);
+        if (ok && !b.done && batch + 1 == BLOCK_BATCHES) {
+            sql_error_set(&s->err, "0A000",
+                          "an index on more than %d rows cannot be built inside a transaction",
+                          BLOCK_BATCHES * BATCH_ROWS);
+            sql_error_hint(&s->err,
+                           "Run CREATE INDEX outside BEGIN .. COMMIT, as a message of its own.");
+            ok = false;
+        }
+    }
+    if (ok) {
+        ix->state = INDEX_PUBLIC;
+        ok = ddl_put_desc(s, next, false);
+    }
+    buf_deinit(&b.from);
+    table_desc_unref(next);
     return ok;
 }
 

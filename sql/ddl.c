@@ -550,10 +550,6 @@ bool ddl_add_index(struct sql_session *s, struct ddl_text *x, bool unique, bool 
         ok = ddl_describe_index(s, d, buf_cstr(&sql), (const char *)x->name.data, &ix, &s->err) &&
              is_empty(s, d, &empty);
     }
-    if (ok && !empty && s->block == BLOCK_EXPLICIT) {
-        ok = refuse(s, "an index on a table with rows cannot be built inside a transaction",
-                    "Run CREATE INDEX outside BEGIN .. COMMIT.");
-    }
     if (ok) {
         next = table_desc_copy(d);
         ix.id = next->next_index_id++;
@@ -597,9 +593,8 @@ static bool create_index(struct sql_session *s, char *notice, size_t notice_size
     }
     bool ok = ddl_parse_index(s, &x, &unique, &soft, &open) &&
               ddl_add_index(s, &x, unique, soft, open, &d, &building, notice, notice_size);
-    if (ok && building) { /* several statements in one message: the same as inside BEGIN */
-        ok = refuse(s, "an index on a table with rows cannot be built inside a transaction",
-                    "Send CREATE INDEX as a message of its own.");
+    if (ok && building) {
+        ok = ddl_fill_in_block(s, d, (const char *)x.name.data);
     }
     table_desc_unref(d);
     ddl_text_deinit(&x);

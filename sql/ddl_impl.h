@@ -26,6 +26,8 @@ bool ddl_parse_index(struct sql_session *s, struct ddl_text *x, bool *unique, bo
                      size_t *open);
 bool ddl_add_index(struct sql_session *s, struct ddl_text *x, bool unique, bool soft, size_t open,
                    struct table_desc **out, bool *building, char *notice, size_t notice_size);
+/* Builds an index over the rows of a small table in the open transaction, and makes it public. */
+bool ddl_fill_in_block(struct sql_session *s, const struct table_desc *d, const char *name);
 bool ddl_drop_index_named(struct sql_session *s, const char *name);
 
 #endif
