@@ -13,6 +13,7 @@
 #include "coordinator/command.h"
 #include "coordinator/server.h"
 #include "coordinator/sql_client.h"
+#include "shard/net/transport.h"
 
 #include <errno.h>
 #include <ftw.h>
@@ -280,6 +281,7 @@ static void end_demo(struct demo *d)
 {
     pthread_mutex_lock(&d->ending);
     stop_cluster(d);
+    transport_library_fini();
     log_set_sink(NULL, NULL);
     if (d->log != NULL) {
         fclose(d->log);

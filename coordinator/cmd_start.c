@@ -8,6 +8,7 @@
 
 #include "base/alloc.h"
 #include "coordinator/json.h"
+#include "shard/net/transport.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -336,6 +337,7 @@ static int run_server(const struct server_options *o, bool json)
     close(w.signal_fd);
     close(w.done_fd);
     server_free(w.server);
+    transport_library_fini();
     return st == SPAN_OK ? COMMAND_OK : command_fail("start", COMMAND_FAILED, &err);
 }
 
