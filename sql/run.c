@@ -302,6 +302,22 @@ static size_t explained(const struct sql_session *s, const struct sql_stmt *st)
     return i < st->last ? i : 0;
 }
 
+/* "SCAN t VIRTUAL TABLE INDEX 1:1 0 .. |USING INDEX i (a=?)": SQLite prints idxStr whole; the words
+ * are for people. */
+static void plan_line(const char *detail, int level, struct buf *out)
+{
+    static const char marker[] = " VIRTUAL TABLE INDEX ";
+    const char *at = strstr(detail, marker);
+    const char *bar = at == NULL ? NULL : strchr(at, '|');
+    buf_printf(out, "%*s", level * 2, "");
+    if (bar == NULL) {
+        buf_append_str(out, detail);
+        return;
+    }
+    buf_append(out, detail, (size_t)(at - detail));
+    buf_printf(out, "%s%s", bar[1] == '\0' ? "" : " ", bar + 1);
+}
+
 static bool explain_rows(struct exec *x, const char *sql)
 {
     struct sql_session *s = x->s;
@@ -326,7 +342,7 @@ static bool explain_rows(struct exec *x, const char *sql)
             depth[known++] = level;
         }
         struct buf line = {0};
-        buf_printf(&line, "%*s%s", level * 2, "", (const char *)sqlite3_column_text(q, 3));
+        plan_line((const char *)sqlite3_column_text(q, 3), level, &line);
         struct pg_value v = {.text = buf_slice(&line)};
         row_set_add(&x->returning, &v, 1);
         buf_deinit(&line);

@@ -12,6 +12,10 @@
 #include <strings.h>
 #include <time.h>
 
+/* Pages of 4 KiB that working sets may fill: a statement that touches more rows is refused, not the
+ * process killed. Sorts spill to unlinked temporary files (SQLite's default temp_store). */
+#define WORKING_SET_PAGES "65536"
+
 uint64_t session_mono_ns(const struct sql_session *s)
 {
     if (s->opt.mono_ns != NULL) {
@@ -98,6 +102,12 @@ sqlite3_stmt *session_prepare(struct sql_session *s, const char *sql, bool own)
         s->err = keep;
         if (!declared) {
             snprintf(s->err.table, sizeof s->err.table, "%.255s", (const char *)name.data);
+            if (strncmp((const char *)name.data, "pg_", 3) == 0 ||
+                strncmp((const char *)name.data, "information_schema", 18) == 0) {
+                sql_error_hint(&s->err,
+                               "There is no catalog to query yet: SHOW TABLES, SHOW COLUMNS "
+                               "FROM t, SHOW INDEXES FROM t, SHOW CREATE TABLE t.");
+            }
             break;
         }
         sql_error_clear(&s->err);
@@ -134,10 +144,11 @@ struct sql_session *sql_session_new(struct kv *kv, struct schema_cache *cache,
     int rc = sqlite3_open_v2(":memory:", &s->db,
                              SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
                              "spanlite-session");
-    bool ok = rc == SQLITE_OK && session_add_functions(s) &&
-              vtab_register(s->db, "spanlite", &session_source_ops, s) == SQLITE_OK &&
-              session_exec(s, "PRAGMA temp_store = MEMORY; PRAGMA synchronous = OFF;"
-                              "PRAGMA journal_mode = MEMORY; PRAGMA cache_size = -512");
+    bool ok =
+        rc == SQLITE_OK && session_add_functions(s) &&
+        vtab_register(s->db, "spanlite", &session_source_ops, s) == SQLITE_OK &&
+        session_exec(s, "PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY;"
+                        "PRAGMA cache_size = -512; PRAGMA max_page_count = " WORKING_SET_PAGES);
     if (!ok) {
         (void)span_fail(err, SPAN_NOMEM, "cannot open a SQL session: %s",
                         s->db == NULL ? "out of memory" : sqlite3_errmsg(s->db));

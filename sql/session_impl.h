@@ -27,12 +27,13 @@ struct sess_table {
     struct vtab_index *vindexes;
     uint16_t *index_of; /* vindexes[i] is desc->indexes[index_of[i]]; 0 is the primary */
     char *declare;
-    bool has_update;     /* the "~upd" twin exists */
-    bool has_shadow;     /* main.T exists */
-    sqlite3_stmt *load;  /* INSERT of one stored row into main.T, rowid first if it has one */
-    sqlite3_stmt *clear; /* DELETE FROM main.T */
-    sqlite3_stmt *seq;   /* UPDATE sqlite_sequence, for automatic ids */
-    uint64_t used_epoch; /* kv use_table was called in the transaction of this epoch */
+    const char **column_names; /* borrowed from desc */
+    bool has_update;           /* the "~upd" twin exists */
+    bool has_shadow;           /* main.T exists */
+    sqlite3_stmt *load;        /* INSERT of one stored row into main.T, rowid first if it has one */
+    sqlite3_stmt *clear;       /* DELETE FROM main.T */
+    sqlite3_stmt *seq;         /* UPDATE sqlite_sequence, for automatic ids */
+    uint64_t used_epoch;       /* kv use_table was called in the transaction of this epoch */
     bool is_view;
 };
 

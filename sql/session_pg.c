@@ -45,6 +45,7 @@ static void end_call(struct sql_session *s)
     if (!s->kv_open) {
         s->kv->ops->clear_not_before(s->kv);
     }
+    session_scans_reset(s);
     session_leave(s);
     s->sink = NULL;
 }

@@ -204,7 +204,8 @@ void sql_error_from_sqlite(struct sql_error *e, sqlite3 *db, int rc)
         sql_error_set(e, "42501", "%s", msg);
         return;
     case SQLITE_FULL:
-        sql_error_set(e, "53100", "%s", msg);
+        sql_error_set(e, "54000", "the statement touches too many rows at once");
+        sql_error_hint(e, "Split it by ranges of the primary key.");
         return;
     case SQLITE_IOERR:
     case SQLITE_CANTOPEN:

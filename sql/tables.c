@@ -125,6 +125,7 @@ static void table_free(struct sess_table *t)
     }
     span_free(t->vindexes);
     span_free(t->index_of);
+    span_free(t->column_names);
     span_free(t->declare);
     span_free(t->quoted);
     table_desc_unref(t->desc);
@@ -155,6 +156,7 @@ static void shape_index(struct sess_table *t, struct vtab_index *vi, const struc
         vi->covers &= ~column_bit(63);
     }
     vi->collations = colls;
+    vi->name = ix->name;
 }
 
 static void shape_build(struct sess_table *t)
@@ -171,6 +173,10 @@ static void shape_build(struct sess_table *t)
             t->index_of[n] = (uint16_t)i;
             shape_index(t, &t->vindexes[n++], &d->indexes[i]);
         }
+    }
+    t->column_names = span_calloc(d->column_count + 1, sizeof *t->column_names);
+    for (size_t i = 0; i < d->column_count; i++) {
+        t->column_names[i] = d->columns[i].name;
     }
     struct buf b = {0};
     buf_append_str(&b, "CREATE TABLE x(");
@@ -199,6 +205,7 @@ static void shape_build(struct sess_table *t)
         .rowid_column = d->pk == PK_ROWID ? d->pk_column : -1,
         .index_count = n,
         .indexes = t->vindexes,
+        .column_names = t->column_names,
     };
 }
 

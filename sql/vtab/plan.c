@@ -230,6 +230,58 @@ static double total_cost(const struct candidate *c, const sqlite3_index_info *in
     return c->cost + c->rows * (1.0 + log2(c->rows + 1.0)) * 0.3;
 }
 
+/* "USING INDEX ab (bal=? AND id>?)" */
+static void plan_words(const struct vtab_shape *shape, const struct candidate *c,
+                       const sqlite3_index_info *info, sqlite3_str *out)
+{
+    const struct vtab_index *ix = &shape->indexes[c->plan.index];
+    bool any = c->plan.eq_count > 0 || c->plan.has_lo || c->plan.has_hi;
+    bool covering = c->plan.index != 0 && (info->colUsed & ~ix->covers) == 0;
+    if (c->plan.index == 0 && !any) {
+        sqlite3_str_appendall(out, c->plan.reverse ? "BACKWARDS" : "");
+        return;
+    }
+    sqlite3_str_appendf(out, "USING %s%s", covering ? "COVERING " : "",
+                        c->plan.index == 0 ? "PRIMARY KEY" : "INDEX ");
+    sqlite3_str_appendall(out, c->plan.index == 0 ? "" : ix->name);
+    const char *between = " (";
+    for (size_t i = 0; any && i < c->plan.eq_count + 1U; i++) {
+        bool eq = i < c->plan.eq_count;
+        if (!eq && !c->plan.has_lo && !c->plan.has_hi) {
+            break;
+        }
+        int col = index_column(shape, ix, i);
+        col = col == -1 ? shape->rowid_column : col;
+        const char *name = col < 0 ? "rowid" : shape->column_names[col];
+        if (eq) {
+            bool in = (int)i == c->plan.in_at;
+            sqlite3_str_appendf(out, "%s%s%s", between, name, in ? " IN (..)" : "=?");
+            between = " AND ";
+        }
+        if (!eq && c->plan.has_lo) {
+            sqlite3_str_appendf(out, "%s%s>%s?", between, name, c->plan.lo_incl ? "=" : "");
+            between = " AND ";
+        }
+        if (!eq && c->plan.has_hi) {
+            sqlite3_str_appendf(out, "%s%s<%s?", between, name, c->plan.hi_incl ? "=" : "");
+        }
+    }
+    sqlite3_str_appendall(out, any ? ")" : "");
+    sqlite3_str_appendall(out, c->plan.reverse ? " BACKWARDS" : "");
+}
+
+static char *plan_text(const struct vtab_shape *shape, const struct candidate *c,
+                       sqlite3_index_info *info)
+{
+    sqlite3_str *out = sqlite3_str_new(NULL);
+    sqlite3_str_appendf(out, "%u %u %u %d %d %d %d %d %d %llu %llu|", c->plan.index,
+                        c->plan.eq_count, c->plan.null_ok, c->plan.in_at, c->plan.has_lo,
+                        c->plan.lo_incl, c->plan.has_hi, c->plan.hi_incl, c->plan.reverse,
+                        (unsigned long long)info->colUsed, (unsigned long long)limit_hint(info));
+    plan_words(shape, c, info, out);
+    return sqlite3_str_finish(out);
+}
+
 int vtab_plan_best(const struct vtab_shape *shape, sqlite3_index_info *info)
 {
     struct candidate best;
@@ -257,11 +309,7 @@ int vtab_plan_best(const struct vtab_shape *shape, sqlite3_index_info *info)
         info->aConstraintUsage[best.hi].argvIndex = ++argc;
     }
     info->idxNum = (int)best.plan.index;
-    info->idxStr =
-        sqlite3_mprintf("%u %u %u %d %d %d %d %d %d %llu %llu", best.plan.index, best.plan.eq_count,
-                        best.plan.null_ok, best.plan.in_at, best.plan.has_lo, best.plan.lo_incl,
-                        best.plan.has_hi, best.plan.hi_incl, best.plan.reverse,
-                        (unsigned long long)info->colUsed, (unsigned long long)limit_hint(info));
+    info->idxStr = plan_text(shape, &best, info);
     if (info->idxStr == NULL) {
         return SQLITE_NOMEM;
     }
@@ -311,5 +359,5 @@ bool vtab_plan_parse(const char *idx_str, struct vtab_plan *out)
         .col_used = (uint64_t)v[9],
         .hint_rows = (uint64_t)v[10],
     };
-    return *idx_str == '\0' && out->eq_count <= VTAB_EQ_MAX;
+    return *idx_str == '|' && out->eq_count <= VTAB_EQ_MAX;
 }

@@ -26,6 +26,7 @@ struct vtab_index {
     const char *const *collations; /* names, [count] */
     bool unique;                   /* all columns pinned by non-NULL values: at most one row */
     uint64_t covers;               /* columns an entry holds, as colUsed bits; primary: all */
+    const char *name;              /* for EXPLAIN; NULL: primary key */
 };
 
 struct vtab_shape {
@@ -35,6 +36,7 @@ struct vtab_shape {
     int rowid_column;   /* INTEGER PRIMARY KEY column, -1: hidden */
     size_t index_count; /* at least 1: the primary key is index 0 (no columns: hidden rowid) */
     const struct vtab_index *indexes;
+    const char *const *column_names; /* [column_count], for EXPLAIN */
 };
 
 /* The choice. eq values, IN list, lo and hi arrive in xFilter's argv in this order:
@@ -56,6 +58,7 @@ struct vtab_plan {
 
 /* xBestIndex. SQLITE_OK, SQLITE_NOMEM. */
 int vtab_plan_best(const struct vtab_shape *shape, sqlite3_index_info *info);
+/* idxStr: the numbers of the plan, then "|" and the choice in words, for EXPLAIN. */
 /* The plan of an idxStr made by vtab_plan_best. False: not one. */
 bool vtab_plan_parse(const char *idx_str, struct vtab_plan *out);
 

@@ -78,7 +78,18 @@ Test(vtab, ranges_and_orders_come_from_the_index)
     cr_assert_str_eq(ask("SELECT max(id), min(id) FROM r"), "100|1");
     cr_assert_str_eq(ask("SELECT d FROM t WHERE c < 1 ORDER BY c, d"), "d0\nd100\nd150\nd50");
     cr_assert_str_eq(ask("EXPLAIN SELECT id FROM r WHERE id > 3 ORDER BY id DESC"),
-                     "SCAN r VIRTUAL TABLE INDEX 0:0 0 0 -1 1 0 0 0 1 1 0");
+                     "SCAN r USING PRIMARY KEY (id>?) BACKWARDS");
+}
+
+Test(vtab, explain_names_index_and_bounds)
+{
+    cr_assert_str_eq(ask("EXPLAIN SELECT * FROM t WHERE c = 3 AND d > 'x' AND d <= 'y'"),
+                     "SCAN t USING COVERING INDEX tc (c=? AND d>? AND d<=?)");
+    cr_assert_str_eq(ask("EXPLAIN SELECT c FROM t ORDER BY c"),
+                     "SCAN t USING COVERING INDEX tc BACKWARDS");
+    cr_assert_str_eq(ask("EXPLAIN SELECT * FROM r"), "SCAN r");
+    cr_assert_str_eq(ask("EXPLAIN UPDATE t SET d = 1 WHERE a IN (1, 2)"),
+                     "SCAN t USING PRIMARY KEY (a IN (..))");
 }
 
 Test(vtab, a_rescanned_table_is_read_once_more_at_most)
