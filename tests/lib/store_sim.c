@@ -117,7 +117,7 @@ static void make_store(struct sim_node *n, bool fresh)
         .node_count = s->node_count,
         .lease_ns = LEASE_NS_DEFAULT,
         .version_window_ns = VERSION_WINDOW_NS,
-        .flush_bytes = 64 * KIB,
+        .flush_bytes = s->flush_bytes,
         .dir = n->dir,
         .seed = rng_u64(&s->rng),
         .fresh = fresh,
@@ -151,6 +151,44 @@ static void arm_tick(struct sim_node *n)
     }
 }
 
+/* What the filter lets through of a frame. */
+static void filter_frame(struct sim_node *n, node_id to, struct buf *b)
+{
+    struct sim *s = n->sim;
+    struct buf kept = {0};
+    size_t at = 0;
+    size_t from = 0;
+    uint8_t kind;
+    struct slice body;
+    while (msg_next(buf_slice(b), &at, &kind, &body) == SPAN_OK) {
+        if (s->filter(s->ctx, n->id, to, kind, body)) {
+            buf_append(&kept, b->data + from, at - from);
+        }
+        from = at;
+    }
+    buf_set(b, buf_slice(&kept));
+    buf_deinit(&kept);
+}
+
+static void deliver(struct sim_node *n, struct sim_node *dst, const struct buf *b, uint64_t at)
+{
+    struct event *e = event_new(dst, EV_FRAME, at);
+    e->from = n->id;
+    buf_set(&e->bytes, buf_slice(b));
+}
+
+static void send_frame(struct sim_node *n, struct sim_node *dst, const struct buf *b)
+{
+    struct sim *s = n->sim;
+    if (s->cut[n->id][dst->id] || !dst->alive || rng_double(&s->rng) < s->loss) {
+        return;
+    }
+    deliver(n, dst, b, s->now_ns + 20000 + rng_below(&s->rng, s->delay_max_ns));
+    if (s->dup > 0 && rng_double(&s->rng) < s->dup) {
+        deliver(n, dst, b, s->now_ns + 20000 + rng_below(&s->rng, s->dup_delay_ns + 1));
+    }
+}
+
 void sim_turn_end(struct sim_node *n, const struct tt_now *now)
 {
     struct sim *s = n->sim;
@@ -165,17 +203,13 @@ void sim_turn_end(struct sim_node *n, const struct tt_now *now)
     for (node_id to = 1; to <= s->node_count; to++) {
         for (int cls = 0; cls < 2; cls++) {
             struct buf *b = &n->out[to][cls];
-            if (b->size == 0) {
-                continue;
+            if (b->size > 0 && s->filter != NULL) {
+                filter_frame(n, to, b);
             }
-            struct sim_node *dst = &s->nodes[to];
-            if (!s->cut[n->id][to] && rng_double(&s->rng) >= s->loss && dst->alive) {
-                struct event *e = event_new(
-                    dst, EV_FRAME, s->now_ns + 20000 + rng_below(&s->rng, s->delay_max_ns));
-                e->from = n->id;
-                buf_set(&e->bytes, buf_slice(b));
+            if (b->size > 0) {
+                send_frame(n, &s->nodes[to], b);
+                buf_clear(b);
             }
-            buf_clear(b);
         }
     }
     arm_tick(n);
@@ -269,10 +303,14 @@ void sim_init(struct sim *s, uint64_t seed, size_t nodes)
     *s = (struct sim){.node_count = nodes, .now_ns = 1000 * SEC_NS};
     rng_init(&s->rng, seed);
     s->epsilon_ns = 1 * MS_NS;
+    s->flush_bytes = 64 * KIB;
     s->delay_max_ns = 300000;
     s->sync_max_ns = 200000;
     heap_init(&s->events);
-    (void)snprintf(s->dir, sizeof s->dir, "/tmp/spanlite-sim-XXXXXX");
+    /* Nothing here survives the process: in memory, where there is such a place, syncs cost
+     * nothing. */
+    bool shm = access("/dev/shm", W_OK) == 0;
+    (void)snprintf(s->dir, sizeof s->dir, "%s/spanlite-sim-XXXXXX", shm ? "/dev/shm" : "/tmp");
     char *made = mkdtemp(s->dir);
     INVARIANT(made != NULL);
     for (node_id i = 1; i <= nodes; i++) {

@@ -41,6 +41,9 @@ struct sim {
     uint64_t now_ns; /* true time */
     uint64_t epsilon_ns;
     double loss;
+    double dup; /* share of frames that arrive a second time, up to dup_delay_ns later */
+    uint64_t dup_delay_ns;
+    uint64_t flush_bytes; /* of stores made from now on */
     uint64_t delay_max_ns;
     uint64_t sync_max_ns;
     bool cut[SIM_NODES + 1][SIM_NODES + 1];
@@ -54,6 +57,8 @@ struct sim {
     void (*on_tick)(void *ctx, struct sim_node *n,
                     const struct tt_now *now); /* each time a node runs; may be NULL */
     uint64_t (*gateway_deadline)(void *ctx, struct sim_node *n); /* may be NULL */
+    /* A message about to leave `from`; false: it is lost. May be NULL. */
+    bool (*filter)(void *ctx, node_id from, node_id to, uint8_t kind, struct slice body);
     void *ctx;
     uint64_t turns;
 };
