@@ -21,7 +21,7 @@ static bool begin_with(struct sql_session *s, const struct kv_txn_options *opt)
     s->kv_open = true;
     s->epoch++;
     s->read_only = opt->read_only;
-    s->historical = opt->read_only && opt->mode != KV_READ_STRONG;
+    s->historical = opt->read_only && !opt->autocommit; /* its timestamp stays while time goes on */
     s->txn_id[0] = '\0';
     s->block_statements = 0;
     s->begun = *opt;

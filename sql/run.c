@@ -171,8 +171,16 @@ static bool run_select(struct exec *x)
         sql_error_set(&s->err, "54011", "a result has at most %d columns", 2 * LIMIT_COLUMNS);
         return false;
     }
+    if (x->out->cols != NULL && x->out->col_count != p->column_count) {
+        sql_error_set(&s->err, "0A000", "cached plan must not change result type");
+        sql_error_hint(&s->err, "The table was changed; prepare the statement again.");
+        return false;
+    }
     if (!bind_plan(x, p->run)) {
         return false;
+    }
+    if (x->out->keep != NULL) {
+        x->out->keep->columns = p->column_count;
     }
     p->busy++;
     x->out->rows = 0;

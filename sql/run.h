@@ -11,7 +11,8 @@ struct run_out {
         *keep;     /* not NULL: rows go here instead of to the sink (portals with a row limit) */
     bool describe; /* send RowDescription first (simple protocol) */
     struct pg_column
-        *cols;    /* not NULL: RowDescription's columns were told before: render by these */
+        *cols; /* not NULL: RowDescription's columns were told before: render by these */
+    size_t col_count;
     char tag[64]; /* set on success */
     size_t rows;
 };

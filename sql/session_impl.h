@@ -119,7 +119,7 @@ struct sql_session {
     bool failed;
     bool kv_open; /* kv has a transaction */
     bool read_only;
-    bool historical; /* read-only at a timestamp that is not the newest */
+    bool historical; /* a read-only block: its schema is that of its timestamp */
     uint64_t epoch;  /* of the kv transaction, for used_epoch */
     struct overlay *overlays;
     size_t overlay_count;

@@ -410,7 +410,7 @@ static bool pg_execute(void *p, struct pg_portal *po, uint32_t max_rows, const s
     }
     struct sql_params params = {
         .values = po->values, .oids = po->stmt->oids, .count = po->stmt->count};
-    struct run_out out = {.sink = sink, .cols = po->cols};
+    struct run_out out = {.sink = sink, .cols = po->cols, .col_count = po->col_count};
     bool gives_back = st.returning != 0 || st.verb == VERB_SELECT;
     po->ran = true;
     if (max_rows > 0) {

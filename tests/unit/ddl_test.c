@@ -81,6 +81,13 @@ Test(ddl, a_read_of_the_past_uses_the_schema_of_the_past)
     gives(0, "SELECT * FROM t", "1");
     ok(0, "COMMIT");
     gives(0, "SELECT * FROM t", "new");
+    ok(0, "BEGIN READ ONLY");
+    gives(0, "SELECT 1", "1");
+    ok(1, "DROP TABLE t; CREATE TABLE t(y INT); INSERT INTO t VALUES (9)");
+    ok(1, "SELECT * FROM t");
+    gives(0, "SELECT * FROM t", "new");
+    ok(0, "COMMIT");
+    gives(0, "SELECT * FROM t", "9");
 }
 
 Test(ddl, changes_in_a_block_are_seen_in_it_and_undone_with_it)

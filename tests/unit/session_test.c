@@ -424,6 +424,25 @@ Test(session, a_portal_gives_its_rows_in_parts)
     ok(0, "COMMIT");
 }
 
+Test(session, a_portal_notices_that_its_table_changed)
+{
+    const struct pg_session_ops *ops = f.c[0].session.ops;
+    ok(0, "CREATE TABLE t(a INT PRIMARY KEY)");
+    ok(0, "INSERT INTO t VALUES (1), (2), (3)");
+    struct pg_stmt *st = parse("SELECT * FROM t");
+    struct pg_portal *p = bind(st, NULL, 0);
+    cr_assert(execute(p, 2), "rows in parts also without Describe");
+    cr_assert_str_eq(sql_client_text(&f.c[0]), "1\n2");
+    ops->portal_free(f.c[0].session.impl, p);
+    p = bind(st, NULL, 0);
+    cr_assert(ops->describe_portal(f.c[0].session.impl, p, &f.c[0].sink));
+    ok(1, "DROP TABLE t; CREATE TABLE t(a INT PRIMARY KEY, b INT)");
+    cr_assert_not(execute(p, 0));
+    cr_assert_str_eq(f.c[0].code, "0A000");
+    ops->portal_free(f.c[0].session.impl, p);
+    ops->stmt_free(f.c[0].session.impl, st);
+}
+
 Test(session, a_pipeline_is_one_transaction_until_sync)
 {
     const struct pg_session_ops *ops = f.c[0].session.ops;
