@@ -119,6 +119,14 @@ static bool session_open(void *ctx, const struct pg_startup *st, const struct pg
         open_failed(sink, "53000", err.text);
         return false;
     }
+    char idle[32]; /* the node's default first: what the client asks for wins */
+    (void)snprintf(idle, sizeof idle, "%llums",
+                   (unsigned long long)(s->options.txn_idle_ns / MS_NS));
+    if (!sql_session_set(session, "idle_in_transaction_session_timeout", idle, &err)) {
+        open_failed(sink, "22023", err.text);
+        sql_session_free(session);
+        return false;
+    }
     for (size_t i = 0; i < st->setting_count; i++) {
         if (!sql_session_set(session, st->setting_names[i], st->setting_values[i], &err)) {
             open_failed(sink, "22023", err.text);
@@ -196,6 +204,7 @@ static span_status start_node(struct server *s, struct span_error *err)
         .lease_ns = s->options.lease_ns,
         .version_window_ns = s->options.version_window_ns,
         .flush_bytes = s->options.flush_bytes,
+        .cache_bytes = s->options.cache_bytes,
         .enable_faults = s->options.enable_faults,
         .on_fatal = on_fatal,
         .fatal_ctx = s,
@@ -330,6 +339,10 @@ span_status server_start(const struct server_options *o, struct server **out,
     span_status st = server_options_check(o, err);
     if (st != SPAN_OK) {
         return st;
+    }
+    if (o->workers > 1) {
+        return span_fail(err, SPAN_UNSUPPORTED, "--workers %u: a node has one worker so far",
+                         o->workers);
     }
     /* Threads made from here on do not preempt each other when they are woken: a commit is a chain
      * of wake-ups over a handful of threads, and running each a little later, with more in its

@@ -615,6 +615,7 @@ static struct store *make_store(struct node *n)
         .lease_ns = n->cfg.lease_ns,
         .version_window_ns = n->cfg.version_window_ns,
         .flush_bytes = n->cfg.flush_bytes,
+        .cache_bytes = n->cfg.cache_bytes,
         .dir = n->range_dir,
         .seed = rng_os_u64(),
         .fresh = n->cfg.created,

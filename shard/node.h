@@ -58,6 +58,7 @@ struct node_config {
     uint64_t lease_ns;
     uint64_t version_window_ns;
     uint64_t flush_bytes;
+    uint64_t cache_bytes; /* of SQLite pages, for the whole node */
     bool enable_faults;
     /* The node can not go on (WAL dead, corruption): called once from any thread; it must not
      * block. */

@@ -839,13 +839,22 @@ span_status replica_installed_base(struct replica *r, raft_index *index, raft_te
     return SPAN_OK;
 }
 
+#define CACHE_KIB_MIN 256
+#define CACHE_KIB_MAX (8 * 1024) /* a larger one makes commits with page splits slow */
+
 span_status replica_open_engine(struct replica *r, bool create, struct span_error *err)
 {
     const struct store_config *cfg = store_cfg(r->store);
+    /* A share of the node's cache as ranges are counted now: each file keeps what it got when it
+     * was opened. */
+    uint64_t share = cfg->cache_bytes / KIB / (store_range_count(r->store) + 1);
+    share = share > CACHE_KIB_MAX ? CACHE_KIB_MAX : share;
+    share = share < CACHE_KIB_MIN ? CACHE_KIB_MIN : share;
     struct engine_options opt = {.dir = cfg->dir,
                                  .range_id = r->id,
                                  .generation = r->file_generation,
                                  .vfs = cfg->vfs,
+                                 .cache_kib = cfg->cache_bytes == 0 ? 0 : (uint32_t)share,
                                  .create = create};
     return engine_open(&opt, &r->engine, err);
 }

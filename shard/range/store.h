@@ -68,6 +68,8 @@ struct store_config {
     uint64_t lease_ns;
     uint64_t version_window_ns;
     uint64_t flush_bytes;
+    uint64_t
+        cache_bytes; /* SQLite pages of all files together; 0: the engine's own default a file */
     const char *dir; /* of the engine files */
     const char *vfs; /* SQLite VFS; NULL: the default */
     uint64_t seed;
