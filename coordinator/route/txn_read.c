@@ -507,7 +507,8 @@ static void piece_send(struct txn_clients *t, const struct tt_now *now, struct r
 
 /* ---- cutting ---- */
 
-/* Last range that begins below `end` (empty: the last of all). */
+/* Last range that begins below `end` (empty: the last of all). It may end before `end`: then there
+ * is a hole. */
 static const struct dir_range *lookup_below(const struct directory *d, struct slice end)
 {
     size_t lo = 0;
@@ -520,13 +521,8 @@ static const struct dir_range *lookup_below(const struct directory *d, struct sl
             hi = mid;
         }
     }
-    if (end.size == 0) {
-        lo = d->count;
-    }
-    const struct dir_range *r = lo == 0 ? NULL : d->ranges[lo - 1];
-    bool reaches = r != NULL &&
-                   (r->end.size == 0 || (end.size > 0 && slice_cmp(end, buf_slice(&r->end)) <= 0));
-    return reaches ? r : NULL;
+    size_t below = end.size == 0 ? d->count : lo;
+    return below == 0 ? NULL : d->ranges[below - 1];
 }
 
 static bool end_before(struct slice a, struct slice b) /* as ends: empty is the last */
@@ -547,10 +543,12 @@ static bool cut_span(struct read_op *op, size_t at, struct slice lo, struct slic
         struct slice cut_lo = lo;
         struct slice cut_hi = hi;
         bool more = false;
-        if (g != NULL && reverse && slice_cmp(buf_slice(&g->start), lo) > 0) {
-            cut_lo = buf_slice(&g->start);
-            more = true;
-        } else if (g != NULL && !reverse && end_before(buf_slice(&g->end), hi)) {
+        if (g != NULL && reverse) {
+            bool hole = end_before(buf_slice(&g->end), hi);
+            struct slice low = hole ? buf_slice(&g->end) : buf_slice(&g->start);
+            more = slice_cmp(low, lo) > 0;
+            cut_lo = more ? low : lo;
+        } else if (g != NULL && end_before(buf_slice(&g->end), hi)) {
             cut_hi = buf_slice(&g->end);
             more = true;
         }

@@ -113,6 +113,7 @@ struct world {
     struct tt_ts floor; /* max over what was acknowledged so far */
     bool stopping;
     bool faults;
+    uint64_t fault_gap_ns; /* between two faults, at most */
     bool failed;
     size_t busy;
     size_t admin_busy;
@@ -799,7 +800,7 @@ static void fault_cb(void *ctx)
     if (w->stopping || w->failed) {
         return;
     }
-    switch (rng_below(r, 10)) {
+    switch (alive_count(w) == 0 ? 99 : rng_below(r, 10)) {
     case 0:
     case 1:
         if (alive_count(w) > mini_node_count(w->m) / 2 + 1) {
@@ -828,22 +829,19 @@ static void fault_cb(void *ctx)
         break;
     case 6:
     case 7:
-        if (alive_count(w) > 0) {
-            transfer_at_random(w);
-        }
+        transfer_at_random(w);
         break;
     case 8:
-        if (alive_count(w) > 0) {
-            split_at_random(w);
-        }
+        split_at_random(w);
+        break;
+    case 9:
+        mini_want_flush(w->m, any_alive(w));
         break;
     default:
-        if (alive_count(w) > 0) {
-            mini_want_flush(w->m, any_alive(w));
-        }
         break;
     }
-    mini_at(w->m, mini_now(w->m) + rng_between(r, 20 * MS_NS, 500 * MS_NS), fault_cb, w);
+    mini_at(w->m, mini_now(w->m) + rng_between(r, w->fault_gap_ns / 20, w->fault_gap_ns), fault_cb,
+            w);
 }
 
 /* ---- synchronous operations of the test itself ---- */
@@ -949,11 +947,6 @@ static size_t leftovers(struct world *w, bool print)
     return n;
 }
 
-static bool clean(void *ctx)
-{
-    return leftovers(ctx, false) == 0;
-}
-
 static void resolve_unknown(struct world *w)
 {
     for (size_t i = 0; i < w->count && !w->failed; i++) {
@@ -1014,16 +1007,22 @@ static void scan_tables(struct world *w, node_id node, struct tt_ts ts,
                  op.err.text);
             break;
         }
-        const struct read_page *g = &op.read.pages[0];
-        for (size_t i = 0; i < g->count; i++) {
-            fn(w, read_row_key(g, &g->rows[i]), read_row_value(g, &g->rows[i]));
+        bool gap = false; /* one piece of the span may have come as several pages */
+        for (size_t p = 0; p < op.read.page_count && !gap; p++) {
+            const struct read_page *g = &op.read.pages[p];
+            for (size_t i = 0; i < g->count; i++) {
+                fn(w, read_row_key(g, &g->rows[i]), read_row_value(g, &g->rows[i]));
+            }
+            gap = !g->complete;
+            if (gap) {
+                buf_set(&start, buf_slice(&g->rest_start));
+            }
         }
-        if (!g->complete) {
-            buf_set(&start, buf_slice(&g->rest_start));
-        } else if (!op.read.complete) {
-            buf_set(&start, buf_slice(&op.read.rest));
-        } else {
+        if (!gap && op.read.complete) {
             break;
+        }
+        if (!gap) {
+            buf_set(&start, buf_slice(&op.read.rest));
         }
     }
     txn_read_deinit(&op.read);
@@ -1301,6 +1300,7 @@ static void draw_options(struct world *w)
     w->opt.sync_max_ns = rng_between(&r, 50000, 3 * MS_NS);
     w->opt.flush_bytes = rng_below(&r, 2) == 0 ? 8 * KIB : 256 * KIB;
     w->faults = rng_below(&r, 6) != 0;
+    w->fault_gap_ns = rng_between(&r, 100 * MS_NS, 2 * SEC_NS);
     if (w->faults) {
         w->opt.net.loss = rng_below(&r, 3) == 0 ? 0.02 : 0;
         w->opt.net.slow = rng_below(&r, 3) == 0 ? 0.01 : 0;
@@ -1330,7 +1330,11 @@ static void finish(struct world *w)
     if (!w->failed) {
         resolve_unknown(w);
     }
-    if (!w->failed && !mini_run_until(w->m, clean, w, 30 * SEC_NS)) {
+    uint64_t give_up_ns = mini_now(w->m) + 30 * SEC_NS;
+    while (!w->failed && leftovers(w, false) > 0 && mini_now(w->m) < give_up_ns) {
+        mini_run_for(w->m, 20 * MS_NS);
+    }
+    if (!w->failed && leftovers(w, false) > 0) {
         leftovers(w, true);
         fail(w, "locks, transactions or requests are left 30 s after the last one");
     }
