@@ -423,30 +423,32 @@ static void print_tour(const struct demo *d, const struct config *c)
 {
     unsigned long long accounts = config_uint(c, "accounts");
 
-    printf("\nspanlite " SPAN_VERSION ": %u nodes in this process, data in %s%s\n\n", d->node_count,
-           d->dir, d->dir_is_temporary ? " (removed at the end)" : "");
+    printf("\n%u node%s in this process, data in %s%s\n", d->node_count,
+           d->node_count == 1 ? "" : "s", d->dir,
+           d->dir_is_temporary ? " (removed at the end)" : "");
     for (unsigned i = 0; i < d->node_count; i++) {
         printf("  node %u   sql %s   http://%s/metrics\n", i + 1, d->addresses[i].sql,
                d->addresses[i].http);
     }
-    printf("\n  from another terminal:  psql %s\n\n", d->url);
+    printf("From another terminal: psql postgresql://spanlite@%s/spanlite\n\n",
+           d->addresses[0].sql);
     if (accounts >= 2) {
-        printf(
-            "A bank with %llu accounts, spread over ranges. Try:\n\n"
-            "  SELECT count(*), sum(balance) FROM accounts;\n"
-            "  SHOW RANGES;                      which keys each range holds, and who leads it\n"
-            "  BEGIN;                            a transfer between two ranges: two-phase commit\n"
-            "  UPDATE accounts SET balance = balance - 10 WHERE id = 1;\n"
-            "  UPDATE accounts SET balance = balance + 10 WHERE id = %llu;\n"
-            "  COMMIT;\n"
-            "  BEGIN READ ONLY AS OF '-5s';      the bank as it was five seconds ago\n"
-            "  SELECT balance FROM accounts WHERE id = 1;\n"
-            "  COMMIT;\n"
-            "  SHOW CLOCKS;                      the interval in which true time lies, per "
-            "node\n\n",
-            accounts, accounts);
+        printf("A bank with %llu accounts, spread over ranges. Try:\n\n"
+               "  SELECT count(*), sum(balance) FROM accounts;\n"
+               "  \\ranges accounts              which keys each range holds, who leads it\n"
+               "  BEGIN;                        a transfer over two ranges: two-phase commit\n"
+               "  UPDATE accounts SET balance = balance - 10 WHERE id = 1;\n"
+               "  UPDATE accounts SET balance = balance + 10 WHERE id = %llu;\n"
+               "  COMMIT;\n"
+               "  BEGIN READ ONLY AS OF '-5s';  the bank as it was five seconds ago\n"
+               "  SELECT balance FROM accounts WHERE id = 1;\n"
+               "  COMMIT;\n"
+               "  \\clock                        the interval in which true time lies\n\n",
+               accounts, accounts);
     }
-    puts("\\? lists the shell's own commands, \\q ends the demo.\n");
+    if (config_bool(c, "no-shell")) {
+        puts("Ctrl-C ends the demo.");
+    }
     fflush(stdout);
 }
 

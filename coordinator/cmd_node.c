@@ -23,7 +23,8 @@ int cmd_node_main(int argc, char **argv)
     const char *verb = config_arg(c, 0);
 
     if (code < 0 && verb != NULL && (strcmp(verb, "status") == 0 || strcmp(verb, "ls") == 0)) {
-        code = sql_client_run("node", c, "SHOW NODES");
+        code = sql_client_run("node", c, "SHOW NODES",
+                              "node state sql_address http_address ranges leads clock uptime_s");
     } else if (code < 0) {
         code = command_fail_verb("node", verb, verbs, 2);
     }

@@ -60,7 +60,7 @@ static int run_split(struct config *c)
     for (size_t i = 2; i < count; i++) {
         buf_printf(&sql, "%s(%s)", i > 2 ? ", " : "", config_arg(c, i));
     }
-    code = sql_client_run("range", c, buf_cstr(&sql));
+    code = sql_client_run("range", c, buf_cstr(&sql), NULL);
     buf_deinit(&sql);
     return code;
 }
@@ -77,7 +77,7 @@ static int run_transfer(struct config *c)
         return COMMAND_USAGE;
     }
     sql = span_asprintf("ALTER RANGE %s TRANSFER LEADER TO %s", range, node);
-    code = sql_client_run("range", c, sql);
+    code = sql_client_run("range", c, sql, NULL);
     span_free(sql);
     return code;
 }
@@ -93,7 +93,8 @@ int cmd_range_main(int argc, char **argv)
         goto done;
     }
     if (verb != NULL && (strcmp(verb, "list") == 0 || strcmp(verb, "ls") == 0)) {
-        code = sql_client_run("range", c, "SHOW RANGES");
+        code =
+            sql_client_run("range", c, "SHOW RANGES", "range_id start_key end_key leader replicas");
     } else if (verb != NULL && strcmp(verb, "split") == 0) {
         code = run_split(c);
     } else if (verb != NULL && strcmp(verb, "transfer-leader") == 0) {

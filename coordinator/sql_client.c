@@ -134,42 +134,68 @@ static void append_padded(struct buf *out, const char *text, size_t width, bool 
     buf_append_str(out, last ? "\n" : "  ");
 }
 
-void sql_client_table(const PGresult *r, struct buf *out)
+/* Which columns of the result to print, in which order: their count. */
+static int choose_columns(const PGresult *r, const char *only, int *chosen)
+{
+    int n = 0;
+    if (only == NULL) {
+        for (; n < PQnfields(r); n++) {
+            chosen[n] = n;
+        }
+        return n;
+    }
+    char *words = span_strdup(only);
+    char *rest = words;
+    for (char *name; (name = strsep(&rest, " ")) != NULL && n < PQnfields(r);) {
+        int c = PQfnumber(r, name);
+        if (c >= 0) {
+            chosen[n++] = c;
+        }
+    }
+    span_free(words);
+    return n;
+}
+
+void sql_client_table(const PGresult *r, const char *only, struct buf *out)
 {
     int rows = PQntuples(r);
-    int columns = PQnfields(r);
     size_t *widths;
+    int *chosen;
+    int columns;
 
-    if (columns == 0) {
+    if (PQnfields(r) == 0) {
         buf_printf(out, "%s\n", PQcmdStatus((PGresult *)(uintptr_t)r));
         return;
     }
-    widths = span_calloc((size_t)columns, sizeof(widths[0]));
-    for (int c = 0; c < columns; c++) {
-        widths[c] = display_width(PQfname(r, c));
+    chosen = span_calloc((size_t)PQnfields(r), sizeof(chosen[0]));
+    widths = span_calloc((size_t)PQnfields(r), sizeof(widths[0]));
+    columns = choose_columns(r, only, chosen);
+    for (int k = 0; k < columns; k++) {
+        widths[k] = display_width(PQfname(r, chosen[k]));
         for (int i = 0; i < rows; i++) {
-            size_t n = display_width(cell(r, i, c));
+            size_t n = display_width(cell(r, i, chosen[k]));
 
-            widths[c] = n > widths[c] ? n : widths[c];
+            widths[k] = n > widths[k] ? n : widths[k];
         }
     }
-    for (int c = 0; c < columns; c++) {
-        append_padded(out, PQfname(r, c), widths[c], type_is_number(PQftype(r, c)),
-                      c + 1 == columns);
+    for (int k = 0; k < columns; k++) {
+        append_padded(out, PQfname(r, chosen[k]), widths[k], type_is_number(PQftype(r, chosen[k])),
+                      k + 1 == columns);
     }
-    for (int c = 0; c < columns; c++) {
-        for (size_t k = 0; k < widths[c]; k++) {
-            buf_append_str(out, "-");
+    for (int k = 0; k < columns; k++) {
+        for (size_t i = 0; i < widths[k]; i++) {
+            buf_append_byte(out, '-');
         }
-        buf_append_str(out, c + 1 == columns ? "\n" : "  ");
+        buf_append_str(out, k + 1 == columns ? "\n" : "  ");
     }
     for (int i = 0; i < rows; i++) {
-        for (int c = 0; c < columns; c++) {
-            append_padded(out, cell(r, i, c), widths[c], type_is_number(PQftype(r, c)),
-                          c + 1 == columns);
+        for (int k = 0; k < columns; k++) {
+            append_padded(out, cell(r, i, chosen[k]), widths[k],
+                          type_is_number(PQftype(r, chosen[k])), k + 1 == columns);
         }
     }
     span_free(widths);
+    span_free(chosen);
 }
 
 /* A number as JSON allows it: no NaN, no Infinity, nothing else than digits, sign, point, exponent.
@@ -220,7 +246,7 @@ void sql_client_json(const PGresult *r, struct buf *out)
     buf_append_str(out, rows > 0 ? "\n]\n" : "]\n");
 }
 
-int sql_client_run(const char *verb, struct config *c, const char *sql)
+int sql_client_run(const char *verb, struct config *c, const char *sql, const char *only)
 {
     PGconn *conn = NULL;
     PGresult *r = NULL;
@@ -238,7 +264,7 @@ int sql_client_run(const char *verb, struct config *c, const char *sql)
     if (config_bool(c, "json")) {
         sql_client_json(r, &out);
     } else {
-        sql_client_table(r, &out);
+        sql_client_table(r, config_bool(c, "wide") ? NULL : only, &out);
     }
     fputs(buf_cstr(&out), stdout);
     buf_deinit(&out);

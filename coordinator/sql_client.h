@@ -17,8 +17,12 @@
      .where = CONFIG_FLAG_AND_ENV,                                                                 \
      .arg = "URL",                                                                                 \
      .help = "cluster to ask, postgresql://host:port,host:port/; PG* variables work too"},         \
+        {.name = "json",                                                                           \
+         .kind = CONFIG_BOOL,                                                                      \
+         .where = CONFIG_FLAG_ONLY,                                                                \
+         .help = "print JSON, with all columns"},                                                  \
     {                                                                                              \
-        .name = "json", .kind = CONFIG_BOOL, .where = CONFIG_FLAG_ONLY, .help = "print JSON"       \
+        .name = "wide", .kind = CONFIG_BOOL, .where = CONFIG_FLAG_ONLY, .help = "all columns"      \
     }
 
 /* url: postgresql://...; NULL: libpq's own defaults and PG* variables. UNAVAILABLE when no node
@@ -28,13 +32,15 @@ SPAN_CHECKED span_status sql_client_connect(const char *url, PGconn **out, struc
  * (or UNAVAILABLE when the connection broke) with its message, SQLSTATE and hint. */
 SPAN_CHECKED span_status sql_client_exec(PGconn *conn, const char *sql, PGresult **out,
                                          struct span_error *err);
-/* Columns aligned, numbers to the right, NULL as "-"; the header is underlined. */
-void sql_client_table(const PGresult *r, struct buf *out);
+/* Columns aligned, numbers to the right, NULL as "-"; the header is underlined. `only` names the
+ * columns to print, by spaces; NULL: all. */
+void sql_client_table(const PGresult *r, const char *only, struct buf *out);
 /* An array of objects, one a line; numbers and booleans bare, by the column's type. A
  * result without columns is {"status": "its command tag"}. */
 void sql_client_json(const PGresult *r, struct buf *out);
 /* All of it for a command whose config has SQL_CLIENT_OPTIONS: reads SPANLITE_URL, connects, runs
- * one statement, prints its result. Returns the exit code; complaints name `verb`. */
-int sql_client_run(const char *verb, struct config *c, const char *sql);
+ * one statement, prints its result: as a table the columns `only` unless --wide, as JSON all.
+ * Returns the exit code; complaints name `verb`. */
+int sql_client_run(const char *verb, struct config *c, const char *sql, const char *only);
 
 #endif

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -119,6 +120,22 @@ static void on_notice(void *ctx, const char *message)
 
 /* Connecting. */
 
+/* The URL without its password. */
+static char *url_to_show(const char *url)
+{
+    char *copy = span_strdup(url);
+    char *user = strstr(copy, "://");
+    char *end = user == NULL ? NULL : strchr(user + 3, '@');
+    char *colon = end == NULL ? NULL : memchr(user + 3, ':', (size_t)(end - user - 3));
+    if (colon != NULL) {
+        memmove(colon, end, strlen(end) + 1);
+    }
+    if (strstr(copy, "password") != NULL) { /* as a parameter */
+        copy[0] = '\0';
+    }
+    return copy;
+}
+
 static PGconn *dial(const struct shell *sh)
 {
     const char *keys[8] = {"dbname", "fallback_application_name", "connect_timeout"};
@@ -148,8 +165,10 @@ bool shell_connect(struct shell *sh)
 {
     PGconn *conn = dial(sh);
     if (PQstatus(conn) != CONNECTION_OK) {
-        (void)fprintf(stderr, "spanlite sql: no connection to %s\n%s", sh->url,
-                      PQerrorMessage(conn));
+        char *url = url_to_show(sh->url);
+        (void)fprintf(stderr, "spanlite sql: no connection%s%s\n%s", url[0] == '\0' ? "" : " to ",
+                      url, PQerrorMessage(conn));
+        span_free(url);
         (void)fputs(
             "Is a cluster running? \"spanlite demo\" starts one with a shell, \"deploy/local/"
             "cluster up\" one of\nreal processes. Name another one with --url "
@@ -199,10 +218,20 @@ static void put_buf(struct shell *sh, struct buf *b)
     (void)fflush(sh->out);
 }
 
+/* Columns of the terminal that results go to; 0: none, or nobody wants them to fit. */
+static size_t terminal_width(const struct shell *sh)
+{
+    struct winsize size;
+    return sh->fit && sh->out == stdout && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0
+               ? size.ws_col
+               : 0;
+}
+
 static void put_result(struct shell *sh, const PGresult *r, const char *title)
 {
     struct buf out;
     buf_init(&out);
+    sh->format.width = terminal_width(sh);
     shell_format_result(&sh->format, r, title, &out);
     put_buf(sh, &out);
     buf_deinit(&out);
@@ -312,13 +341,73 @@ PGresult *shell_ask(struct shell *sh, const char *sql)
     return r;
 }
 
-bool shell_run_titled(struct shell *sh, const char *sql, const char *title)
+/* The result with the columns `from` only. NULL: no memory. */
+static PGresult *picked(const PGresult *r, const int *from, int n)
+{
+    PGresult *out = PQmakeEmptyPGresult(NULL, PGRES_TUPLES_OK);
+    PGresAttDesc *columns = span_calloc((size_t)n, sizeof(columns[0]));
+    for (int c = 0; c < n; c++) {
+        columns[c] = (PGresAttDesc){.name = PQfname(r, from[c]), .typid = PQftype(r, from[c])};
+    }
+    bool ok = out != NULL && PQsetResultAttrs(out, n, columns) != 0;
+    for (int row = 0; row < PQntuples(r); row++) {
+        for (int c = 0; ok && c < n; c++) {
+            bool is_null = PQgetisnull(r, row, from[c]);
+            ok = PQsetvalue(out, row, c, is_null ? NULL : PQgetvalue(r, row, from[c]),
+                            is_null ? -1 : PQgetlength(r, row, from[c])) != 0;
+        }
+    }
+    span_free(columns);
+    if (!ok) {
+        PQclear(out);
+        return NULL;
+    }
+    return out;
+}
+
+/* The result with as many of the named columns as fit, at least two. */
+static PGresult *narrowed(const struct shell *sh, const PGresult *r, const char *names,
+                          size_t width)
+{
+    int *from = span_calloc((size_t)PQnfields(r), sizeof(from[0]));
+    char *words = span_strdup(names);
+    char *rest = words;
+    int n = 0;
+    for (char *name; (name = strsep(&rest, " ")) != NULL && n < PQnfields(r);) {
+        int c = PQfnumber(r, name);
+        if (c >= 0) {
+            from[n++] = c;
+        }
+    }
+    PGresult *out = n == 0 ? NULL : picked(r, from, n);
+    while (out != NULL && n > 2 && shell_table_width(&sh->format, out) > width) {
+        PQclear(out);
+        out = picked(r, from, --n);
+    }
+    span_free(words);
+    span_free(from);
+    return out;
+}
+
+bool shell_run_titled(struct shell *sh, const char *sql, const char *title, const char *essential)
 {
     PGresult *r = shell_ask(sh, sql);
     if (r == NULL) {
         return false;
     }
-    put_result(sh, r, title);
+    size_t width = terminal_width(sh);
+    PGresult *less = NULL;
+    if (essential != NULL && sh->format.mode == SHELL_TABLE && width != 0 &&
+        shell_table_width(&sh->format, r) > width) {
+        less = narrowed(sh, r, essential, width);
+    }
+    put_result(sh, less != NULL ? less : r, title);
+    if (less != NULL && sh->format.footer && PQntuples(r) != 0) {
+        (void)fprintf(sh->out, "%d more columns on a wider screen, or with \\x on.\n",
+                      PQnfields(r) - PQnfields(less));
+        (void)fflush(sh->out);
+    }
+    PQclear(less);
     PQclear(r);
     return true;
 }

@@ -186,6 +186,17 @@ static size_t *column_widths(const struct shell_format *f, const PGresult *r)
     return widths;
 }
 
+size_t shell_table_width(const struct shell_format *f, const PGresult *r)
+{
+    size_t *widths = column_widths(f, r);
+    size_t total = 1;
+    for (int c = 0; c < PQnfields(r); c++) {
+        total += widths[c] + 3;
+    }
+    span_free(widths);
+    return total;
+}
+
 static void put_table_row(const struct shell_format *f, const struct box *b, const PGresult *r,
                           int row, const size_t *widths, struct buf *out)
 {
@@ -412,7 +423,11 @@ void shell_format_result(const struct shell_format *f, const PGresult *r, const 
     }
     switch (f->mode) {
     case SHELL_TABLE:
-        put_table(f, r, out);
+        if (f->width != 0 && PQntuples(r) != 0 && shell_table_width(f, r) > f->width) {
+            put_expanded(f, r, out);
+        } else {
+            put_table(f, r, out);
+        }
         break;
     case SHELL_EXPANDED:
         put_expanded(f, r, out);

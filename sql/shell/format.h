@@ -22,6 +22,7 @@ struct shell_format {
     bool footer;  /* table: "(2 rows)" */
     bool unicode; /* box characters */
     bool color;   /* NULL dimmed */
+    size_t width; /* table: a wider result is shown expanded; 0: as wide as it is */
     const char
         *null_text; /* table, expanded; NULL: "NULL". csv has nothing, tsv and json their own */
 };
@@ -32,6 +33,8 @@ const char *shell_mode_name(enum shell_mode mode);
 /* A result with columns (PGRES_TUPLES_OK). title may be NULL. */
 void shell_format_result(const struct shell_format *f, const PGresult *r, const char *title,
                          struct buf *out);
+/* Columns of a terminal that a result takes in table mode. */
+size_t shell_table_width(const struct shell_format *f, const PGresult *r);
 /* A statement without columns: its command tag. Nothing in csv and tsv. */
 void shell_format_tag(const struct shell_format *f, const char *tag, struct buf *out);
 /* Columns a text takes on a terminal; control characters count as they are shown. */

@@ -41,12 +41,13 @@ static char *quote_name(const struct call *c, const char *name)
     return copy;
 }
 
-/* Runs "words" or "words FROM name". */
-static bool show(struct call *c, const char *words, const char *name, const char *title)
+/* Runs "words" or "words FROM name"; title and essential as in shell_run_titled. */
+static bool show(struct call *c, const char *words, const char *name, const char *title,
+                 const char *essential)
 {
     char *quoted = name == NULL ? NULL : quote_name(c, name);
     char *sql = name == NULL ? span_strdup(words) : span_asprintf("%s FROM %s", words, quoted);
-    bool ok = shell_run_titled(c->sh, sql, title);
+    bool ok = shell_run_titled(c->sh, sql, title, essential);
     span_free(sql);
     span_free(quoted);
     return ok;
@@ -54,7 +55,7 @@ static bool show(struct call *c, const char *words, const char *name, const char
 
 static bool do_tables(struct call *c)
 {
-    return show(c, "SHOW TABLES", NULL, NULL);
+    return show(c, "SHOW TABLES", NULL, NULL, NULL);
 }
 
 static bool do_describe(struct call *c)
@@ -63,8 +64,9 @@ static bool do_describe(struct call *c)
         return do_tables(c);
     }
     char *title = span_asprintf("Table \"%s\"", c->args[0]);
-    bool ok = show(c, "SHOW COLUMNS", c->args[0], title) &&
-              show(c, "SHOW INDEXES", c->args[0], "Indexes");
+    bool ok = show(c, "SHOW COLUMNS", c->args[0], title,
+                   "column_name type nullable primary_key has_default") &&
+              show(c, "SHOW INDEXES", c->args[0], "Indexes", NULL);
     span_free(title);
     return ok;
 }
@@ -90,7 +92,7 @@ static bool for_tables(struct call *c, bool (*each)(struct call *c, const char *
 static bool indexes_of(struct call *c, const char *table)
 {
     char *title = span_asprintf("Indexes of \"%s\"", table);
-    bool ok = show(c, "SHOW INDEXES", table, title);
+    bool ok = show(c, "SHOW INDEXES", table, title, NULL);
     span_free(title);
     return ok;
 }
@@ -125,27 +127,27 @@ static bool do_schema(struct call *c)
 
 static bool do_ranges(struct call *c)
 {
-    return show(c, "SHOW RANGES", c->args[0], NULL);
+    return show(c, "SHOW RANGES", c->args[0], NULL, "range_id start_key end_key leader replicas");
 }
 
 static bool do_nodes(struct call *c)
 {
-    return show(c, "SHOW NODES", NULL, NULL);
+    return show(c, "SHOW NODES", NULL, NULL, "node state sql_address ranges leads clock uptime_s");
 }
 
 static bool do_clock(struct call *c)
 {
-    return show(c, "SHOW CLOCKS", NULL, NULL);
+    return show(c, "SHOW CLOCKS", NULL, NULL, "node state epsilon_ms earliest latest");
 }
 
 static bool do_txns(struct call *c)
 {
-    return show(c, "SHOW TRANSACTIONS", NULL, NULL);
+    return show(c, "SHOW TRANSACTIONS", NULL, NULL, "txn_id range_id state role age_ms");
 }
 
 static bool do_locks(struct call *c)
 {
-    return show(c, "SHOW LOCKS", NULL, NULL);
+    return show(c, "SHOW LOCKS", NULL, NULL, "start_key mode state txn_id age_ms");
 }
 
 /* on, off or nothing (the other one). False after a complaint. */
@@ -187,9 +189,16 @@ static bool do_timing(struct call *c)
 static bool do_expanded(struct call *c)
 {
     bool on = c->sh->format.mode == SHELL_EXPANDED;
+    if (c->args[0] != NULL && strcasecmp(c->args[0], "auto") == 0) {
+        c->sh->format.mode = SHELL_TABLE;
+        c->sh->fit = true;
+        say(c, "Expanded display", "on for tables wider than the terminal");
+        return true;
+    }
     if (!take_switch(c, c->args[0], &on)) {
         return false;
     }
+    c->sh->fit = c->sh->fit && (on || c->args[0] == NULL);
     if (on && c->sh->format.mode != SHELL_EXPANDED) {
         c->sh->mode_before_x = c->sh->format.mode;
         c->sh->format.mode = SHELL_EXPANDED;
@@ -211,6 +220,7 @@ static bool set_mode(struct call *c, const char *name)
         shell_error(c->sh, "unknown mode \"%s\": table, expanded, csv, tsv, json or jsonl", name);
         return false;
     }
+    c->sh->fit = false; /* a table was asked for, whatever its width */
     say(c, "Output mode", shell_mode_name(c->sh->format.mode));
     return true;
 }
@@ -407,7 +417,7 @@ static bool do_status(struct call *c)
     }
     char *quoted = PQescapeLiteral(c->sh->conn, c->args[0], strlen(c->args[0]));
     char *sql = span_asprintf("SHOW TRANSACTION STATUS %s", quoted == NULL ? "''" : quoted);
-    bool ok = shell_run_titled(c->sh, sql, NULL);
+    bool ok = shell_run_titled(c->sh, sql, NULL, NULL);
     span_free(sql);
     PQfreemem(quoted);
     return ok;
@@ -436,7 +446,7 @@ static const struct meta table[] = {
     {"\\c", "[URL]", "connect again, or to another cluster", do_connect},
     {"\\timing", "[on|off]", "time of every statement", do_timing},
     {"\\mode", "[MODE]", "output: table, expanded, csv, tsv, json, jsonl", do_mode},
-    {"\\x", "[on|off]", "expanded output", do_expanded},
+    {"\\x", "[on|off|auto]", "expanded output; auto: when wider than the screen", do_expanded},
     {"\\pset", "NAME VALUE", "null, format, expanded, footer, header", do_pset},
     {"\\o", "[FILE]", "results into a file; back to the screen", do_output},
     {"\\i", "FILE", "run a file", do_include},
@@ -478,12 +488,12 @@ static bool do_help(struct call *c)
     (void)fputs("Statements end with a semicolon. Meta commands:\n\n", f);
     for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
         if (table[i].help != NULL) {
-            (void)fprintf(f, "  %-9s %-12s %s\n", table[i].name, table[i].args, table[i].help);
+            (void)fprintf(f, "  %-9s %-13s %s\n", table[i].name, table[i].args, table[i].help);
         }
     }
-    (void)fputs("\nAs in sqlite3: .tables .schema .indexes .mode .headers .nullvalue .timer .read "
-                ".output .print\n.help .quit. Ctrl-C cancels the running statement or clears the "
-                "line.\n",
+    (void)fputs("\nAs in sqlite3: .tables .schema .indexes .mode .headers .nullvalue .timer\n"
+                ".read .output .print .help .quit. Ctrl-C cancels the running statement or\n"
+                "clears the line.\n",
                 f);
     (void)fflush(f);
     return true;

@@ -234,8 +234,11 @@ static const char *prompt(const struct shell *sh, const struct buf *typed, char 
 
 static void greet(const struct shell *sh)
 {
-    (void)printf("spanlite %s, server %s at %s:%s. \\? for help, \\q to quit.\n", SPAN_VERSION,
-                 PQparameterStatus(sh->conn, "server_version"), PQhost(sh->conn), PQport(sh->conn));
+    const char *server = PQparameterStatus(sh->conn, "server_version");
+    bool same = server != NULL && strstr(server, "spanlite " SPAN_VERSION ")") != NULL;
+    (void)printf("spanlite %s%s%s at %s:%s. \\? for help, \\q to quit.\n", SPAN_VERSION,
+                 same ? "" : ", server ", same || server == NULL ? "" : server, PQhost(sh->conn),
+                 PQport(sh->conn));
 }
 
 static void remember(const struct buf *typed, const char *line)
@@ -318,8 +321,8 @@ static bool take_variable(struct shell *sh, const char *text)
     return true;
 }
 
-/* -1: go on; else the exit code. */
-static int take_flag(struct shell *sh, struct options *o, int flag)
+/* `word`: as typed, for complaints. -1: go on; else the exit code. */
+static int take_flag(struct shell *sh, struct options *o, int flag, const char *word)
 {
     switch (flag) {
     case 'U':
@@ -372,9 +375,10 @@ static int take_flag(struct shell *sh, struct options *o, int flag)
     case 'h':
         (void)fputs(help_text, stdout);
         return SHELL_OK;
+    case ':':
+        return usage("this flag needs a value", word);
     default:
-        (void)fputs("Try \"spanlite sql --help\".\n", stderr);
-        return SHELL_NO_CONNECTION;
+        return usage("unknown flag", word);
     }
     return -1;
 }
@@ -382,8 +386,8 @@ static int take_flag(struct shell *sh, struct options *o, int flag)
 static int take_options(struct shell *sh, struct options *o, int argc, char **argv)
 {
     optind = 0; /* glibc: start anew, this may not be the first getopt of the process */
-    for (int flag; (flag = getopt_long(argc, argv, "c:e:f:o:v:xqh", flags, NULL)) != -1;) {
-        int code = take_flag(sh, o, flag == 'e' ? 'c' : flag);
+    for (int flag; (flag = getopt_long(argc, argv, ":c:e:f:o:v:xqh", flags, NULL)) != -1;) {
+        int code = take_flag(sh, o, flag == 'e' ? 'c' : flag, argv[optind - 1]);
         if (code >= 0) {
             return code;
         }
@@ -403,6 +407,7 @@ static int apply_options(struct shell *sh, const struct options *o)
     if (o->format != NULL && !shell_mode_parse(o->format, &sh->format.mode)) {
         return usage("--format is table, expanded, csv, tsv, json or jsonl, not", o->format);
     }
+    sh->fit = out_tty && o->format == NULL;
     sh->mode_before_x = sh->format.mode == SHELL_EXPANDED ? SHELL_TABLE : sh->format.mode;
     sh->format.header = o->header >= 0 ? o->header != 0 : sh->format.mode != SHELL_TSV;
     sh->format.footer = true;

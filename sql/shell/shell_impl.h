@@ -31,6 +31,7 @@ struct shell {
     char *url; /* NULL: libpq's environment */
     struct shell_format format;
     enum shell_mode mode_before_x; /* what \x goes back to */
+    bool fit;                      /* tables wider than the terminal are shown expanded */
     FILE *out;                     /* stdout or \o's file */
     bool interactive;              /* a person types */
     bool quiet;
@@ -50,8 +51,9 @@ bool shell_connect(struct shell *sh);
 /* Runs a text with one or more statements and prints what comes back. False: it failed (said so).
  */
 bool shell_run(struct shell *sh, struct slice sql);
-/* Runs a query of the shell's own (\d and so on); title is printed above it. */
-bool shell_run_titled(struct shell *sh, const char *sql, const char *title);
+/* Runs a query of the shell's own (\d and so on); title is printed above it. `essential`, if not
+ * NULL, names the columns that stay, by spaces, where all of them are too wide for the terminal. */
+bool shell_run_titled(struct shell *sh, const char *sql, const char *title, const char *essential);
 /* The same without printing; NULL after an error was printed. Owned by the caller. */
 PGresult *shell_ask(struct shell *sh, const char *sql);
 void shell_error(struct shell *sh, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -59,6 +59,18 @@ Test(shell_format, writes_expanded_records)
            "f\n");
 }
 
+Test(shell_format, expands_only_what_is_wider_than_the_screen)
+{
+    (void)setlocale(LC_CTYPE, "C.UTF-8");
+    expect((struct shell_format){.mode = SHELL_TABLE, .width = 19}, "+----+--------+---+\n"
+                                                                    "|  1 | x\\ny,\" | t |\n"
+                                                                    "| 22 | NULL   | f |\n"
+                                                                    "+----+--------+---+\n");
+    expect((struct shell_format){.mode = SHELL_TABLE, .width = 18},
+           "-[ 1 ]\nn  | 1\nt\xc3\xa9 | x\\ny,\"\nb  | t\n-[ 2 ]\nn  | 22\nt\xc3\xa9 | NULL\nb  | "
+           "f\n");
+}
+
 Test(shell_format, writes_csv_that_tells_null_from_empty_and_tsv_on_one_line_a_row)
 {
     expect((struct shell_format){.mode = SHELL_CSV, .header = true},

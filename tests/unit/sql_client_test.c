@@ -44,11 +44,20 @@ Test(sql_client, tables_align_numbers_right_and_text_by_characters)
     const char *const rows[][4] = {{"7", "Zoë", "t", "0.5"}, {"1234", NULL, "f", NULL}};
 
     make_result(rows, 2);
-    sql_client_table(result, &out);
+    sql_client_table(result, NULL, &out);
     cr_assert_str_eq(buf_cstr(&out), "  id  name  up  ratio\n"
                                      "----  ----  --  -----\n"
                                      "   7  Zoë   t     0.5\n"
                                      "1234  -     f       -\n");
+}
+
+Test(sql_client, tables_have_the_columns_asked_for_in_that_order)
+{
+    const char *const rows[][4] = {{"7", "ada", "t", "0.5"}};
+
+    make_result(rows, 1);
+    sql_client_table(result, "up id nonsense", &out);
+    cr_assert_str_eq(buf_cstr(&out), "up  id\n--  --\nt    7\n");
 }
 
 Test(sql_client, json_has_bare_numbers_and_escaped_text)
