@@ -205,6 +205,7 @@ static span_status start_node(struct server *s, struct span_error *err)
         .version_window_ns = s->options.version_window_ns,
         .flush_bytes = s->options.flush_bytes,
         .cache_bytes = s->options.cache_bytes,
+        .wal_segment_bytes = s->options.wal_segment_bytes,
         .enable_faults = s->options.enable_faults,
         .on_fatal = on_fatal,
         .fatal_ctx = s,

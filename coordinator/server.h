@@ -47,11 +47,13 @@ struct server_options {
     uint64_t lease_ns; /* leader lease, >= 10 * epsilon_ns (rule B10) and <= LEASE_NS_MAX (B3) */
 
     uint64_t version_window_ns; /* how far back a read may go */
-    uint64_t txn_idle_ns;  /* an open transaction without a statement for so long is rolled back */
-    uint64_t cache_bytes;  /* SQLite page cache of the whole node */
-    uint64_t flush_bytes;  /* size of a replica's memory table that starts a flush */
-    unsigned sessions_max; /* client connections, then SQLSTATE 53300 */
-    unsigned workers;      /* worker threads */
+    uint64_t txn_idle_ns; /* an open transaction without a statement for so long is rolled back */
+    uint64_t cache_bytes; /* SQLite page cache of the whole node */
+    uint64_t flush_bytes; /* size of a replica's memory table that starts a flush */
+    uint64_t wal_segment_bytes; /* of the log's files, at least 16 MiB; 0: WAL_SEGMENT_BYTES. A node
+                                   keeps three */
+    unsigned sessions_max;      /* client connections, then SQLSTATE 53300 */
+    unsigned workers;           /* worker threads */
 
     bool enable_faults;           /* fault hooks may be set through the HTTP port */
     bool throwaway;               /* mark a new data folder as throw-away (kept in it for good) */

@@ -17,7 +17,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define TURN_WAL_BYTES (8 * MIB) /* a turn ends early when it has this much to persist */
 /* What came while a turn was handled goes into the same turn: a turn's frames and its sync cost
  * more than handling a few messages, and under load there is always something more. */
 #define TURN_ROUNDS      4
@@ -103,6 +102,7 @@ struct node {
     uint64_t clock_refresh_ns;
     uint64_t idle_flush_ns;
     uint64_t turns;
+    size_t turn_wal_bytes; /* a turn ends early when it has this much to persist */
     bool unfit;
     atomic_bool draining;
     atomic_bool fatal;
@@ -477,7 +477,7 @@ static void handle_all(struct node *n, const struct tt_now *now, struct mailbox_
         struct mailbox_item *next = items->next;
         handle(n, now, items);
         items = next;
-        if (wal_batch_bytes(&n->batch) > TURN_WAL_BYTES) {
+        if (wal_batch_bytes(&n->batch) > n->turn_wal_bytes) {
             turn_end(n, now);
         }
     }
@@ -676,11 +676,15 @@ static span_status recover(struct node *n, struct span_error *err)
     if (st == SPAN_OK) {
         n->faulty = wal_fs_faulty_new(n->fs, &n->faults);
         struct wal_options wo = {.node = n->cfg.self,
+                                 .segment_bytes = n->cfg.wal_segment_bytes,
                                  .fs = n->faulty,
                                  .metrics = n->cfg.metrics,
                                  .on_state = on_wal_state,
                                  .state_ctx = n};
         st = wal_open(wal_dir, n->cfg.store_id, &wo, replay, n, &n->wal, err);
+    }
+    if (st == SPAN_OK) {
+        n->turn_wal_bytes = wal_batch_bytes_max(n->wal) / 2;
     }
     struct tt_now now;
     clock_now(n->cfg.clock, &now);

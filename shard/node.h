@@ -58,7 +58,8 @@ struct node_config {
     uint64_t lease_ns;
     uint64_t version_window_ns;
     uint64_t flush_bytes;
-    uint64_t cache_bytes; /* of SQLite pages, for the whole node */
+    uint64_t cache_bytes;       /* of SQLite pages, for the whole node */
+    uint64_t wal_segment_bytes; /* 0: WAL_SEGMENT_BYTES */
     bool enable_faults;
     /* The node can not go on (WAL dead, corruption): called once from any thread; it must not
      * block. */
