@@ -1160,6 +1160,9 @@ void replica_flush_done(struct replica *r, const struct tt_now *now, struct engi
     }
     r->flushing = false;
     cut_log(r, res.durable);
+    if (res.checkpoint_pinned) {
+        replica_snapshot_pinned(r, now, res.wal_bytes);
+    }
     if (res.work_left) {
         r->flush_wanted = true;
         r->flush_at_ns = now->mono_ns + SEC_NS;

@@ -235,6 +235,12 @@ enum taken {
 static enum taken take(struct replica *r, const struct tt_now *now, struct rtxn *t,
                        const struct range_request *q, struct span span, enum lock_mode mode)
 {
+    bool local = span.start.size > 0 && span.start.data[0] == 0;
+    if (t->owner.held_count >= LIMIT_TXN_LOCKS && !local) {
+        /* Rule G5: past the limit its locks merge, never go: from here one lock on all of the range
+         * stands for the rest. */
+        span = (struct span){.start = buf_slice(&r->start), .end = buf_slice(&r->end)};
+    }
     struct lock_request lq = {.owner = &t->owner,
                               .span = span,
                               .mode = mode,

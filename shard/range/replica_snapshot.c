@@ -23,6 +23,7 @@
 #define CHUNK_BYTES       (512 * KIB)
 #define RESEND_NS         (500 * MS_NS)
 #define STREAM_LOST_NS    (10 * SEC_NS)
+#define SQLITE_WAL_MAX    (256 * MIB) /* of a file that streams pin (rule H5b) */
 #define BIRTH_PATIENCE_NS (2 * SEC_NS)
 
 enum snapshot_part {
@@ -456,6 +457,15 @@ void replica_snapshot_install(struct replica *r, const struct tt_now *now)
              (unsigned long long)ev.u.installed.index);
     send_ack(r, from, stream, seq, SPAN_OK);
     store_descriptors_changed(r->store);
+}
+
+void replica_snapshot_pinned(struct replica *r, const struct tt_now *now, uint64_t wal_bytes)
+{
+    while (wal_bytes > SQLITE_WAL_MAX && r->sending != NULL) {
+        SPAN_LOG(WARN, "snapshot given up: it holds the file back", "range=%llu wal_bytes=%llu",
+                 (unsigned long long)r->id, (unsigned long long)wal_bytes);
+        sending_end(r, now, r->sending, false);
+    }
 }
 
 void replica_snapshot_tick(struct replica *r, const struct tt_now *now)

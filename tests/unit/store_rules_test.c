@@ -856,6 +856,54 @@ Test(store_rules, a_lock_wait_past_the_deadline_ends_and_others_go_on)
     world_free(w);
 }
 
+/* Rule G5: past the limit locks merge, none is dropped. */
+Test(store_rules, g5_a_transaction_with_very_many_locks_ends_up_with_one_on_all)
+{
+    enum { BATCH = 26000 };
+
+    struct world *w = world_new(56, MS_NS, false);
+    struct arena a = {0};
+    struct txn_id big = new_txn(w, 1);
+    sim_run_for(&w->sim, MS_NS);
+    struct txn_id late = new_txn(w, 2);
+    struct read_span *s = span_calloc(BATCH, sizeof *s);
+    uint8_t(*keys)[12] = span_calloc(BATCH, sizeof *keys);
+    for (uint32_t batch = 0; batch < 4; batch++) {
+        for (uint32_t i = 0; i < BATCH; i++) {
+            uint32_t n = batch * BATCH + i;
+            memcpy(keys[i], prefix, 7);
+            keys[i][7] = 7;
+            memcpy(&keys[i][8], &n, 4);
+            s[i] = (struct read_span){.span = {.start = slice_of(keys[i], 12), .point = true}};
+        }
+        struct range_request q = {.op = OP_READ,
+                                  .range = 2,
+                                  .txn = big,
+                                  .age = big,
+                                  .budget_ns = 20 * SEC_NS,
+                                  .lock = READ_LOCK_SHARED,
+                                  .span_count = BATCH,
+                                  .spans = s};
+        cr_assert_eq(ask(w, 1, q, &a).status, SPAN_OK);
+        arena_clear(&a);
+    }
+    struct key kb;
+    struct read_span one;
+    struct range_request q = lock_request(&kb, &one, 2, 200, late, true);
+    uint64_t id = post(w, 2, leader_of(w, 2), q);
+    sim_run_for(&w->sim, 50 * MS_NS);
+    cr_assert(!answered(w, id), "a key that big never named is locked, too");
+    cr_assert_leq(left_over(w), (LIMIT_TXN_LOCKS + 4) * 10);
+    struct range_request rel = {
+        .op = OP_RELEASE, .range = 2, .txn = big, .age = big, .anchor = one.span.start};
+    cr_assert_eq(ask(w, 1, rel, &a).status, SPAN_OK);
+    cr_assert_eq(answer(w, id, &a).status, SPAN_OK);
+    span_free(s);
+    span_free(keys);
+    arena_deinit(&a);
+    world_free(w);
+}
+
 /* ---- B, F: leadership, splits, births ---- */
 
 Test(store_rules, b5_draining_hands_over_what_is_led_and_what_comes_later)
