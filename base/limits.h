@@ -48,7 +48,8 @@
 #define VERSION_WINDOW_NS   (3600 * SEC_NS)
 #define ASK_AFTER_NS        (200 * MS_NS) /* C8: an in-doubt participant asks, then doubling */
 #define ASK_AGAIN_NS        (60 * MS_NS)  /* then again, growing by half to a second */
-#define GATEWAY_LOST_NS     (5 * SEC_NS)  /* C8: locks of a silent gateway are dropped */
+#define GATEWAY_LOST_NS     (5 * SEC_NS)  /* C8: locks of a silent session are dropped */
+#define GATEWAY_CHECK_NS    (500 * MS_NS) /* ... and of a silent node, at the next look */
 
 /* storage */
 #define WAL_SEGMENT_BYTES (64 * MIB)

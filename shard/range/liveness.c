@@ -38,6 +38,17 @@ static void heard(struct peer *p, const struct tt_now *now)
     p->heard_ns = now->mono_ns;
 }
 
+bool store_node_is_silent(const struct store *s, const struct tt_now *now, node_id node)
+{
+    for (size_t i = 0; i < s->peer_count; i++) {
+        const struct peer *p = &s->peers[i];
+        if (p->node == node) {
+            return p->heard_ns != 0 && p->heard_ns + PEER_LOST_NS < now->mono_ns;
+        }
+    }
+    return false;
+}
+
 /* Rule B8: an interval that can not hold true time together with ours. The message's timestamps are
  * not used; whose clock is out, the clock's own machine decides by majority. */
 static bool conflict(const struct store *s, struct peer *p, const struct tt_now *now,

@@ -317,6 +317,8 @@ void rtxn_forget(struct replica *r, const struct tt_now *now, const struct txn_i
 const struct rgone *rtxn_gone(const struct replica *r, const struct txn_id *txn);
 /* Unprepared transaction loses everything here; its gateway is told. */
 void rtxn_wound(struct replica *r, const struct tt_now *now, struct rtxn *t, span_status why);
+/* The links to a node went down: transactions of its gateway that hold locks here lose them. */
+void replica_gateway_lost(struct replica *r, const struct tt_now *now, node_id gateway);
 bool replica_wound_cb(void *ctx, struct lock_owner *victim, const struct lock_owner *by);
 void replica_op_commit1(struct replica *r, const struct tt_now *now, struct slice body,
                         const struct range_request *q);
@@ -405,6 +407,8 @@ struct buf *store_out(struct store *s, node_id to,
 node_id store_route(const struct store *s, struct slice anchor, node_id hint, unsigned tries);
 void store_wake_at(struct store *s, struct replica *r, uint64_t mono_ns);
 void store_mark_dirty(struct store *s, struct replica *r);
+/* Nothing was heard of it for half a second: ten heartbeats. False for one never heard of. */
+bool store_node_is_silent(const struct store *s, const struct tt_now *now, node_id node);
 const struct tt_now *store_now(const struct store *s); /* of the event being handled */
 const struct store_config *store_cfg(const struct store *s);
 struct replica *store_replica(const struct store *s, range_id id);

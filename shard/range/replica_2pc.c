@@ -377,18 +377,32 @@ void replica_on_wound(struct replica *r, const struct tt_now *now, const struct 
 
 /* ---- timers ---- */
 
+/* Rule C8: locks that are not prepared belong to a gateway's incarnation. With its links gone it
+ * can not use them, and whoever waits for them would wait until its keep-alive is late. */
+void replica_gateway_lost(struct replica *r, const struct tt_now *now, node_id gateway)
+{
+    size_t pos = 0;
+    struct rtxn *t;
+    while ((t = mapb_next(&r->txns, &pos, NULL)) != NULL) {
+        if (t->state == RTXN_HOLDING && t->gateway == gateway) {
+            rtxn_wound(r, now, t, SPAN_LOCKS_LOST);
+        }
+    }
+}
+
 void replica_rtxn_timer(struct replica *r, const struct tt_now *now, struct rtxn *t)
 {
     switch (t->state) {
-    case RTXN_HOLDING: /* rule C8: the gateway is silent */
-        if (t->heard_ns + GATEWAY_LOST_NS <= now->mono_ns) {
-            if (list_is_empty(&t->parked)) {
-                rtxn_wound(r, now, t, SPAN_LOCKS_LOST);
-                return;
-            }
+    case RTXN_HOLDING: { /* rule C8: the gateway's node or the session is silent */
+        bool late = t->heard_ns + GATEWAY_LOST_NS <= now->mono_ns;
+        if (store_node_is_silent(r->store, now, t->gateway) ||
+            (late && list_is_empty(&t->parked))) {
+            rtxn_wound(r, now, t, SPAN_LOCKS_LOST);
+            return;
         }
-        heap_insert(&r->timers, &t->timer, now->mono_ns + GATEWAY_LOST_NS / 2);
+        heap_insert(&r->timers, &t->timer, now->mono_ns + GATEWAY_CHECK_NS);
         break;
+    }
     case RTXN_COORDINATING:
         replica_abort_coordinated(r, now, t, SPAN_DEADLINE);
         break;

@@ -204,7 +204,7 @@ struct rtxn *rtxn_of_request(struct replica *r, const struct tt_now *now,
     struct rtxn *t = rtxn_find(r, &q->txn);
     if (t == NULL) {
         t = rtxn_new(r, &q->txn, &q->age, RTXN_HOLDING);
-        heap_insert(&r->timers, &t->timer, now->mono_ns + GATEWAY_LOST_NS);
+        heap_insert(&r->timers, &t->timer, now->mono_ns + GATEWAY_CHECK_NS);
     }
     t->gateway = q->gateway;
     t->incarnation = q->incarnation;

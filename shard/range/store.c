@@ -711,6 +711,9 @@ void store_peer_lost(struct store *s, const struct tt_now *now, node_id peer)
     while ((r = map64_next(&s->replicas, &pos, NULL)) != NULL) {
         struct raft_event ev = {.type = RAFT_EV_PEER_LOST, .from = peer};
         replica_raft(r, now, &ev);
+        if (r->leading) {
+            replica_gateway_lost(r, now, peer);
+        }
     }
     settle(s, now);
 }
