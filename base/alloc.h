@@ -14,7 +14,8 @@ void *span_realloc(void *p, size_t size) __attribute__((returns_nonnull));
 void *span_memdup(const void *p, size_t size) __attribute__((malloc, returns_nonnull));
 char *span_strdup(const char *s) __attribute__((malloc, returns_nonnull));
 /* printf into a new string, owned by the caller. */
-char *span_asprintf(const char *fmt, ...) __attribute__((malloc, returns_nonnull, format(printf, 1, 2)));
+char *span_asprintf(const char *fmt, ...)
+    __attribute__((malloc, returns_nonnull, format(printf, 1, 2)));
 void span_free(void *p);
 void span_alloc_fail_at(uint64_t nth); /* 0: never */
 

@@ -40,18 +40,19 @@ bool slice_eq(struct slice a, struct slice b);
 bool slice_has_prefix(struct slice s, struct slice prefix);
 
 void buf_init(struct buf *b);
-void buf_deinit(struct buf *b);                       /* frees; leaves it empty and usable */
-void buf_clear(struct buf *b);                        /* size 0, keeps the memory */
-void buf_reserve(struct buf *b, size_t more);         /* room for `more` bytes past size */
-uint8_t *buf_grow(struct buf *b, size_t n);           /* size += n; returns the new, unset, bytes */
+void buf_deinit(struct buf *b);               /* frees; leaves it empty and usable */
+void buf_clear(struct buf *b);                /* size 0, keeps the memory */
+void buf_reserve(struct buf *b, size_t more); /* room for `more` bytes past size */
+uint8_t *buf_grow(struct buf *b, size_t n);   /* size += n; returns the new, unset, bytes */
 void buf_append(struct buf *b, const void *p, size_t n);
 void buf_append_slice(struct buf *b, struct slice s);
 void buf_append_str(struct buf *b, const char *s);
 void buf_append_byte(struct buf *b, uint8_t v);
 void buf_printf(struct buf *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-void buf_set(struct buf *b, struct slice s);          /* replaces the contents */
-void buf_move(struct buf *to, struct buf *from);      /* to (freed first) takes over from's memory */
-/* Contents as a NUL-terminated string (the NUL is not counted in size). Valid until the next change. */
+void buf_set(struct buf *b, struct slice s);     /* replaces the contents */
+void buf_move(struct buf *to, struct buf *from); /* to (freed first) takes over from's memory */
+/* Contents as a NUL-terminated string (the NUL is not counted in size). Valid until the next
+ * change. */
 const char *buf_cstr(struct buf *b);
 
 #endif

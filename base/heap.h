@@ -25,6 +25,7 @@ void heap_deinit(struct heap *h);
 void heap_insert(struct heap *h, struct heap_node *n, uint64_t key); /* re-keys if already in */
 void heap_remove(struct heap *h, struct heap_node *n);               /* no-op if not in */
 struct heap_node *heap_min(const struct heap *h);                    /* NULL when empty */
+
 static inline bool heap_node_in(const struct heap_node *n)
 {
     return n->place != 0;

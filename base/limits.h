@@ -19,10 +19,11 @@
 #define LIMIT_RESULT_PAGE_BYTES (256 * KIB)
 
 /* network */
-#define LIMIT_FRAME_BYTES  (16 * MIB) /* peer frame; beyond it the link is dropped */
-#define LIMIT_MSG_BYTES    (4 * MIB)  /* one message inside a frame */
-#define LIMIT_OUTBOX_BYTES (64 * MIB) /* queued towards one peer; beyond it messages are dropped   \
-                                       */
+#define LIMIT_FRAME_BYTES (16 * MIB) /* peer frame; beyond it the link is dropped */
+#define LIMIT_MSG_BYTES   (4 * MIB)  /* one message inside a frame */
+#define LIMIT_OUTBOX_BYTES                                                                         \
+    (64 * MIB) /* queued towards one peer; beyond it messages are dropped                          \
+                */
 #define LIMIT_PEERS            64
 #define LIMIT_PG_STARTUP_BYTES 10000 /* before authentication, as PostgreSQL */
 #define LIMIT_SESSIONS         1000  /* client connections per node, then 53300 */

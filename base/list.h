@@ -10,8 +10,8 @@ struct list {
     struct list *prev;
 };
 
-#define LIST_ENTRY(node, type, member) ((type *)(void *)((char *)(node) - offsetof(type, member)))
-#define LIST_EACH(it, head) for (struct list *it = (head)->next; it != (head); it = it->next)
+#define LIST_ENTRY(node, type, member) ((type *)(void *)((char *)(node)-offsetof(type, member)))
+#define LIST_EACH(it, head)            for (struct list *it = (head)->next; it != (head); it = it->next)
 /* Safe when the body removes `it`. */
 #define LIST_EACH_SAFE(it, tmp, head)                                                              \
     for (struct list *it = (head)->next, *tmp = it->next; it != (head); it = tmp, tmp = tmp->next)

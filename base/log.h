@@ -1,7 +1,7 @@
-/* Log lines: one event a line, logfmt (ts=… level=… node=… msg="…" key=value …), to a sink (stderr by
- * default). Thread-safe. SPAN_LOG(INFO, "what happened", "key=%d path=%s", value, path): spaces in the
- * format separate fields, values are quoted and escaped as needed (do not quote %s yourself). An event
- * without values is SPAN_LOG_MSG(INFO, "what happened"). */
+/* Log lines: one event a line, logfmt (ts=… level=… node=… msg="…" key=value …), to a sink (stderr
+ * by default). Thread-safe. SPAN_LOG(INFO, "what happened", "key=%d path=%s", value, path): spaces
+ * in the format separate fields, values are quoted and escaped as needed (do not quote %s
+ * yourself). An event without values is SPAN_LOG_MSG(INFO, "what happened"). */
 #ifndef SPAN_BASE_LOG_H
 #define SPAN_BASE_LOG_H
 

@@ -12,11 +12,15 @@ struct metric;
 
 struct metrics *metrics_new(void);
 void metrics_free(struct metrics *m);
-/* labels: "" or `kind="a",x="b"`. Registering the same name and labels again returns the same metric. */
-struct metric *metrics_counter(struct metrics *m, const char *name, const char *labels, const char *help);
-struct metric *metrics_gauge(struct metrics *m, const char *name, const char *labels, const char *help);
+/* labels: "" or `kind="a",x="b"`. Registering the same name and labels again returns the same
+ * metric. */
+struct metric *metrics_counter(struct metrics *m, const char *name, const char *labels,
+                               const char *help);
+struct metric *metrics_gauge(struct metrics *m, const char *name, const char *labels,
+                             const char *help);
 /* Histogram of seconds with exponential buckets x2 from 10 us to 20 s; observe in nanoseconds. */
-struct metric *metrics_hist(struct metrics *m, const char *name, const char *labels, const char *help);
+struct metric *metrics_hist(struct metrics *m, const char *name, const char *labels,
+                            const char *help);
 
 void metric_add(struct metric *c, uint64_t n);         /* counters; NULL is ignored */
 void metric_set(struct metric *g, double v);           /* gauges; NULL is ignored */

@@ -44,6 +44,7 @@
     X(INTERNAL, 64, SYSTEM, "internal error")
 
 typedef enum span_status {
+
 #define X(name, number, kind, text) SPAN_##name = (number),
     SPAN_STATUS_TABLE(X)
 #undef X
@@ -58,7 +59,7 @@ enum span_kind {
     SPAN_KIND_SYSTEM,
 };
 
-#define SPAN_CHECKED __attribute__((warn_unused_result))
+#define SPAN_CHECKED           __attribute__((warn_unused_result))
 #define SPAN_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 
 /* Text of a code, "unknown status" for a number that is not in the table. Static storage. */
@@ -75,7 +76,8 @@ struct span_error {
     char text[1024];
 };
 
-/* Fills err (may be NULL) and returns code, so that `return span_fail(err, SPAN_IO, ...)` reads well. */
+/* Fills err (may be NULL) and returns code, so that `return span_fail(err, SPAN_IO, ...)` reads
+ * well. */
 span_status span_fail(struct span_error *err, span_status code, const char *fmt, ...)
     SPAN_PRINTF(3, 4);
 

@@ -2,8 +2,8 @@
  *
  * This header is the vocabulary of every layer: timestamps, intervals, clock states, the two tests.
  * Pure code never reads a clock: it gets a struct tt_now inside its event, read after the event was
- * taken from its queue (rule A3). Timestamps are nanoseconds since the Unix epoch, TAI-like (no leap
- * seconds are handled here: the source smears). 0 is "none" and lies before everything. */
+ * taken from its queue (rule A3). Timestamps are nanoseconds since the Unix epoch, TAI-like (no
+ * leap seconds are handled here: the source smears). 0 is "none" and lies before everything. */
 #ifndef SPAN_TRUETIME_TRUETIME_H
 #define SPAN_TRUETIME_TRUETIME_H
 
@@ -22,9 +22,9 @@ struct tt_interval {
 /* Rule B9: what each state may do. */
 enum clock_state {
     CLOCK_SYNCED,
-    CLOCK_WIDENED,           /* epsilon larger than usual, up to epsilon_max: everything */
-    CLOCK_STALE_READS_ONLY,  /* hands leases over, grants no vote, still appends and promises */
-    CLOCK_FENCED,            /* as before, without any client answer that needs a clock */
+    CLOCK_WIDENED,          /* epsilon larger than usual, up to epsilon_max: everything */
+    CLOCK_STALE_READS_ONLY, /* hands leases over, grants no vote, still appends and promises */
+    CLOCK_FENCED,           /* as before, without any client answer that needs a clock */
 };
 
 /* What an event carries. mono_ns goes on when the clock is fenced; it is for timers that are about

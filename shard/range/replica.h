@@ -391,7 +391,8 @@ SPAN_CHECKED span_status replica_installed_base(struct replica *r, raft_index *i
                                                 raft_term *term, raft_index *conf_index,
                                                 struct raft_conf *conf);
 void replica_snapshot_tick(struct replica *r, const struct tt_now *now);
-/* A flush left so much in SQLite's WAL: streams that keep it from being reset are given up (H5b). */
+/* A flush left so much in SQLite's WAL: streams that keep it from being reset are given up (H5b).
+ */
 void replica_snapshot_pinned(struct replica *r, const struct tt_now *now, uint64_t wal_bytes);
 /* A member's answer to a heartbeat: has it a replica of this range? One that goes on not having one
  * gets it by a snapshot (rule F1). */
