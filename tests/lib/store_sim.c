@@ -51,6 +51,9 @@ struct tt_now sim_clock(struct sim_node *n)
     }
     n->earliest_ns = now.tt.earliest.ns;
     now.tt.latest.ns = reading + s->epsilon_ns;
+    if (now.tt.latest.ns < now.tt.earliest.ns) { /* a clock that jumped back beyond its bound */
+        now.tt.latest = now.tt.earliest;
+    }
     return now;
 }
 
