@@ -73,14 +73,17 @@ static void progress(struct run *r)
     double rate = (double)(s->committed - r->seen_committed) / span;
     uint64_t since = s->now - s->last_ack;
     if (r->progress) {
+        /* It has to stay within 80 columns: a line that wraps is not overwritten by \r. */
         (void)fprintf(stderr,
-                      "\r%4.0f s  %8.0f transfers/s  p50 %.1f  p99 %.1f ms  retries %" PRIu64
-                      "  unknown %" PRIu64 "  audits %" PRIu64 " %s",
+                      "\r%4.0f s %6.0f/s  p50 %.1f p99 %.1f ms  retries %" PRIu64
+                      "  unknown %" PRIu64,
                       (double)(s->now - s->start) / 1e9, rate, ms(hist_quantile(&s->second, 0.5)),
-                      ms(hist_quantile(&s->second, 0.99)), s->retries, s->unknown, s->audits,
-                      s->mismatches == 0 ? "equal" : "NOT EQUAL");
+                      ms(hist_quantile(&s->second, 0.99)), s->retries, s->unknown);
         if (since > SEC_NS) {
-            (void)fprintf(stderr, "  nothing for %.1f s", (double)since / 1e9);
+            (void)fprintf(stderr, "  NOTHING for %.1f s", (double)since / 1e9);
+        } else {
+            (void)fprintf(stderr, "  audits %" PRIu64 " %s", s->audits,
+                          s->mismatches == 0 ? "equal" : "DIFFER");
         }
         (void)fputs("\x1b[K", stderr);
     }
