@@ -646,6 +646,7 @@ void msg_encode_heartbeat(struct buf *out, const struct heartbeat *m)
     enc_u64(out, m->seq);
     enc_ts(out, m->lease_end);
     enc_ts(out, m->closed);
+    enc_bool(out, m->unfit);
     enc_var(out, m->count);
     for (size_t i = 0; i < m->count; i++) {
         const struct heartbeat_range *r = &m->ranges[i];
@@ -668,6 +669,7 @@ span_status msg_decode_heartbeat(struct slice body, struct arena *a, struct hear
     m->seq = dec_u64(&c);
     m->lease_end = dec_ts(&c);
     m->closed = dec_ts(&c);
+    m->unfit = dec_bool(&c);
     m->count = dec_count(&c, 6);
     m->ranges = arena_alloc(a, (m->count + 1) * sizeof *m->ranges);
     for (size_t i = 0; i < m->count; i++) {

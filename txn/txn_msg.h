@@ -256,6 +256,7 @@ struct heartbeat {
     uint64_t seq;
     struct tt_ts lease_end;
     struct tt_ts closed;
+    bool unfit; /* the sender's disk is too slow to lead (H10) */
     size_t count;
     struct heartbeat_range *ranges;
 };

@@ -49,6 +49,35 @@ bool store_node_is_silent(const struct store *s, const struct tt_now *now, node_
     return false;
 }
 
+static bool peer_is_fit(const struct peer *p, const struct tt_now *now)
+{
+    return p->heard_ns + PEER_LOST_NS > now->mono_ns && !p->unfit && !p->clock_conflict;
+}
+
+bool store_other_is_fit(const struct store *s, const struct tt_now *now)
+{
+    for (size_t i = 0; i < s->peer_count; i++) {
+        if (peer_is_fit(&s->peers[i], now)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+node_id store_handover_target(const struct store *s, const struct tt_now *now,
+                              const struct raft *raft)
+{
+    for (size_t i = 0; i < s->peer_count; i++) {
+        struct raft_peer_info info;
+        const struct peer *p = &s->peers[(i + s->heartbeat_seq) % s->peer_count];
+        if (peer_is_fit(p, now) && raft_peer(raft, p->node, &info) && !info.probing &&
+            info.match + 1000 > raft_last_index(raft)) {
+            return p->node;
+        }
+    }
+    return raft_transfer_target(raft);
+}
+
 /* Rule B8: an interval that can not hold true time together with ours. The message's timestamps are
  * not used; whose clock is out, the clock's own machine decides by majority. */
 static bool conflict(const struct store *s, struct peer *p, const struct tt_now *now,
@@ -97,7 +126,8 @@ void store_heartbeats(struct store *s, const struct tt_now *now)
                            .sent = now->tt,
                            .seq = ++s->heartbeat_seq,
                            .lease_end = tt_add(now->tt.earliest, s->cfg.lease_ns),
-                           .closed = now->tt.latest};
+                           .closed = now->tt.latest,
+                           .unfit = s->unfit};
     arena_clear(&s->message_arena);
     hb.ranges = arena_alloc(&s->message_arena, (s->by_key_count + 1) * sizeof *hb.ranges);
     for (size_t i = 0; i < s->cfg.node_count; i++) {
@@ -120,6 +150,7 @@ void store_on_heartbeat(struct store *s, const struct tt_now *now, node_id from,
     }
     heard(p, now);
     p->leads = hb.count;
+    p->unfit = hb.unfit;
     if (conflict(s, p, now, &hb.sent, NULL)) {
         return;
     }
@@ -187,7 +218,7 @@ static node_id least_loaded(const struct store *s, const struct tt_now *now, siz
         const struct peer *p = &s->peers[i];
         bool settled = p->heard_ns + PEER_LOST_NS > now->mono_ns &&
                        p->heard_since_ns + PEER_SETTLED_NS < now->mono_ns;
-        if (settled && !p->clock_conflict && p->leads < fewest) {
+        if (settled && !p->unfit && !p->clock_conflict && p->leads < fewest) {
             fewest = p->leads;
             best = p->node;
         }

@@ -1064,7 +1064,7 @@ void replica_settle(struct replica *r, const struct tt_now *now)
     for (int round = 0; round < 64; round++) {
         if (r->leading && r->transfer_to == 0 && store_hands_over(r->store) &&
             !raft_has_released(r->raft)) {
-            r->transfer_to = raft_transfer_target(r->raft);
+            r->transfer_to = store_handover_target(r->store, now, r->raft);
         }
         if (r->leading && r->transfer_to != 0) {
             transfer_step(r, now);

@@ -434,6 +434,10 @@ void store_note_persist(struct store *s, struct replica *r, uint64_t persist_seq
 void store_note_birth(struct store *s, struct replica *left);
 /* Every leadership here is to be handed over (clean stop, slow disk). */
 bool store_hands_over(const struct store *s);
+/* Whom to hand a leadership to: a node in good health that is not far behind, else Raft's choice.
+ */
+node_id store_handover_target(const struct store *s, const struct tt_now *now,
+                              const struct raft *raft);
 struct arena *store_request_arena(struct store *s);
 struct arena *store_apply_arena(struct store *s);
 struct raft_update *store_update(struct store *s);

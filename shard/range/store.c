@@ -5,6 +5,8 @@
 #include "base/log.h"
 #include "shard/range/store_impl.h"
 
+#define UNFIT_PATIENCE_NS (3 * LEASE_RENEW_NS)
+
 struct store *store_new(const struct store_config *cfg)
 {
     struct store *s = SPAN_NEW(struct store);
@@ -482,6 +484,28 @@ static void on_embryo_snapshot(struct store *s, const struct tt_now *now, node_i
     }
 }
 
+/* Rule H10. A node whose disk is too slow hands over and does not stand, but only while there is
+ * somebody better: when one slow disk is under all of them, leading slowly beats nobody leading.
+ * Others' heartbeats get the time to say that they are slow, too. */
+static void review_handover(struct store *s, const struct tt_now *now)
+{
+    bool unfit = s->unfit && s->unfit_since_ns + UNFIT_PATIENCE_NS <= now->mono_ns &&
+                 store_other_is_fit(s, now);
+    bool hands_over = s->draining || unfit;
+    if (hands_over == s->hands_over) {
+        return;
+    }
+    s->hands_over = hands_over;
+    size_t pos = 0;
+    struct replica *r;
+    while ((r = map64_next(&s->replicas, &pos, NULL)) != NULL) {
+        struct raft_event ev = {.type = RAFT_EV_TICK}; /* its deadline depends on it */
+        raft_set_may_lead(r->raft, !hands_over);
+        replica_raft(r, now, &ev);
+        store_touch(s, r);
+    }
+}
+
 /* Streams that ended without a word. */
 static void expire_embryos(struct store *s, const struct tt_now *now)
 {
@@ -665,6 +689,7 @@ void store_tick(struct store *s, const struct tt_now *now)
         settle(s, now);
     }
     store_heartbeats(s, now);
+    review_handover(s, now);
     store_balance(s, now);
     expire_embryos(s, now);
     settle(s, now);
@@ -735,35 +760,28 @@ void store_set_balance(struct store *s, bool on)
     s->balance = on;
 }
 
-static void hand_over(struct store *s, const struct tt_now *now, bool may_lead)
-{
-    s->now = now;
-    size_t pos = 0;
-    struct replica *r;
-    while ((r = map64_next(&s->replicas, &pos, NULL)) != NULL) {
-        raft_set_may_lead(r->raft, may_lead);
-        store_touch(s, r);
-    }
-    settle(s, now);
-}
-
 bool store_hands_over(const struct store *s)
 {
-    return s->draining || s->unfit;
+    return s->hands_over;
 }
 
 void store_drain(struct store *s, const struct tt_now *now)
 {
+    s->now = now;
     s->balance = false;
     s->draining = true;
-    hand_over(s, now, false);
+    review_handover(s, now);
+    settle(s, now);
 }
 
 void store_set_unfit(struct store *s, const struct tt_now *now, bool unfit)
 {
     if (s->unfit != unfit) {
+        s->now = now;
         s->unfit = unfit;
-        hand_over(s, now, !store_hands_over(s));
+        s->unfit_since_ns = now->mono_ns;
+        review_handover(s, now);
+        settle(s, now);
     }
 }
 

@@ -135,7 +135,7 @@ size_t store_range_count(const struct store *s);
 /* Flushes the range (0: every range) that keeps old log segments alive, as soon as possible. */
 void store_want_flush(struct store *s, const struct tt_now *now, range_id range);
 /* H10: the disk of this node is too slow to lead: hands over what it leads and does not stand until
- * told otherwise. */
+ * told otherwise, as long as some node is better off. */
 void store_set_unfit(struct store *s, const struct tt_now *now, bool unfit);
 
 /* For the gateway on this node: what is known of ranges here (higher generations win, F4). */

@@ -35,6 +35,7 @@ struct peer {
     uint64_t heard_since_ns; /* heard without a gap since */
     size_t leads;            /* ranges it leads, as its last heartbeat said */
     bool clock_conflict;     /* its interval contradicts ours (B8) */
+    bool unfit;              /* its disk is too slow to lead (H10) */
 };
 
 struct store {
@@ -63,7 +64,9 @@ struct store {
     bool wants_tick;
     bool balance;
     bool unfit;
+    uint64_t unfit_since_ns;
     bool draining;
+    bool hands_over; /* as applied to the replicas */
     struct pending_persist *pending;
     size_t pending_count;
     size_t pending_cap;
@@ -82,6 +85,8 @@ struct store {
 void store_touch(struct store *s, struct replica *r);
 void store_heartbeats(struct store *s, const struct tt_now *now);
 void store_balance(struct store *s, const struct tt_now *now);
+/* Somebody answers whose disk and clock are well. */
+bool store_other_is_fit(const struct store *s, const struct tt_now *now);
 void store_on_heartbeat(struct store *s, const struct tt_now *now, node_id from, struct slice body);
 void store_on_heartbeat_ack(struct store *s, const struct tt_now *now, node_id from,
                             struct slice body);

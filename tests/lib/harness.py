@@ -43,6 +43,10 @@ def say(text):
     print(text, flush=True)
 
 
+# The runner ends a test that takes too long by SIGTERM: what was started is stopped then, too.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
 # ---- checks ----------------------------------------------------------------------------------------
 
 class Check:

@@ -365,6 +365,7 @@ static void make_heartbeat(struct buf *out)
                           .seq = any64(),
                           .lease_end = any_ts(),
                           .closed = any_ts(),
+                          .unfit = any_bool(),
                           .count = any_count()};
     m.ranges = arena_alloc(&made, (m.count + 1) * sizeof *m.ranges);
     for (size_t i = 0; i < m.count; i++) {
