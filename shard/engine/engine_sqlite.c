@@ -348,6 +348,17 @@ static span_status state_of_row(struct file_db *d, sqlite3_stmt *q, struct file_
     return SPAN_OK;
 }
 
+/* A file in which nothing was ever made has no page behind the first; one of which the schema
+ * cannot be read is damaged, and must not be taken for the other. */
+static bool is_blank(struct file_db *d)
+{
+    sqlite3_stmt *q = NULL;
+    bool blank = sqlite3_prepare_v2(d->db, "PRAGMA page_count", -1, &q, NULL) == SQLITE_OK &&
+                 sqlite3_step(q) == SQLITE_ROW && sqlite3_column_int64(q, 0) <= 1;
+    (void)sqlite3_finalize(q);
+    return blank;
+}
+
 span_status file_db_load_state(struct file_db *d, struct file_state *out, struct span_error *err)
 {
     sqlite3_stmt *q = NULL;
@@ -356,7 +367,10 @@ span_status file_db_load_state(struct file_db *d, struct file_state *out, struct
                                 " \"start\", \"end\", trim, crc FROM file",
                                 -1, &q, NULL);
     if (rc == SQLITE_ERROR) {
-        return span_fail(err, SPAN_NOT_FOUND, "%s: no such table: file", d->name->path);
+        return is_blank(d)
+                   ? span_fail(err, SPAN_NOT_FOUND, "%s: no such table: file", d->name->path)
+                   : span_fail(err, SPAN_CORRUPT, "%s: damaged schema: %s", d->name->path,
+                               sqlite3_errmsg(d->db));
     }
     if (rc != SQLITE_OK) {
         return file_db_fail(d, rc, err, "read state");
