@@ -37,6 +37,7 @@ struct lock_table {
     struct list granted; /* owners to report */
     bool spans_dirty;
     size_t count;
+    size_t waiting;
     uint64_t epoch;
 };
 
@@ -262,6 +263,7 @@ static struct request *add(struct lock_table *t, const struct lock_request *q, b
         q->owner->held_count++;
     } else {
         q->owner->waiting_count++;
+        t->waiting++;
     }
     t->count++;
     return r;
@@ -275,6 +277,7 @@ static void remove_request(struct lock_table *t, struct request *r)
         r->owner->held_count--;
     } else {
         r->owner->waiting_count--;
+        t->waiting--;
     }
     t->count--;
     if (r->bucket != NULL) {
@@ -298,6 +301,7 @@ static void grant(struct lock_table *t, struct list *place, struct request *r)
     place_insert(place, r);
     r->owner->held_count++;
     r->owner->waiting_count--;
+    t->waiting--;
     if (r->owner->waiting_count == 0) {
         list_remove(&r->owner->granted);
         list_push_back(&t->granted, &r->owner->granted);
@@ -540,6 +544,11 @@ bool lock_owner_reaches(const struct lock_owner *o, struct slice key)
         }
     }
     return false;
+}
+
+size_t lock_table_waiting(const struct lock_table *t)
+{
+    return t->waiting;
 }
 
 size_t lock_table_count(const struct lock_table *t)

@@ -89,5 +89,6 @@ const struct lock_owner *lock_table_blocker(const struct lock_table *t, const st
 /* Any lock of any owner (except `except`, may be NULL) at or beyond key / below key: for splits. */
 bool lock_owner_reaches(const struct lock_owner *o, struct slice key);
 size_t lock_table_count(const struct lock_table *t);
+size_t lock_table_waiting(const struct lock_table *t); /* requests not granted yet */
 
 #endif

@@ -204,7 +204,7 @@ static void persist(struct replica *r, const struct raft_update *up)
         const struct raft_entry *e = &up->entries[i];
         io->entry(io->ctx, r->id, e->index, e->term, e->type, raft_blob_slice(e->payload));
     }
-    store_note_persist(r->store, r, up->persist_seq);
+    store_note_persist(r->store, r, up->persist_seq, r->lazy_step);
 }
 
 static void apply_range(struct replica *r, const struct tt_now *now, uint64_t from, uint64_t to)
@@ -278,6 +278,10 @@ void replica_raft(struct replica *r, const struct tt_now *now, struct raft_event
     uint32_t leader = raft_leader(r->raft);
     struct raft_update *up = store_update(r->store);
     ev->now = *now;
+    /* An acknowledgement alone does not make entries leave that can wait. */
+    bool ack = ev->type == RAFT_EV_PERSISTED || ev->type == RAFT_EV_HEARTBEAT_ACK ||
+               (ev->type == RAFT_EV_MESSAGE && ev->u.msg->type == RAFT_MSG_APPEND_ACK);
+    r->urgent = r->urgent || !ack;
     span_status st = raft_step(r->raft, ev, up);
     store_mark_dirty(r->store, r);
     if (st != SPAN_OK) {
@@ -304,6 +308,15 @@ bool replica_propose(struct replica *r, const struct tt_now *now, uint8_t type,
                      struct slice payload)
 {
     REQUIRE(r->leading);
+    /* How a transaction ended is decided elsewhere for good, and its client has its answer: the
+     * record may travel and be synced with the next one, unless somebody waits for its locks. */
+    bool lazy = (type == CMD_OUTCOME || type == CMD_RESOLVED || type == CMD_MAINTAIN) &&
+                lock_table_waiting(r->locks) == 0;
+    if (!lazy) {
+        r->urgent = true;
+    } else if (r->lazy_until_ns == 0) {
+        r->lazy_until_ns = now->mono_ns + STORE_LAZY_NS;
+    }
     struct raft_proposal p = {.type = type, .payload = payload};
     struct raft_event ev = {
         .type = RAFT_EV_PROPOSE, .now = *now, .u.propose = {.items = &p, .count = 1}};
@@ -316,7 +329,9 @@ bool replica_propose(struct replica *r, const struct tt_now *now, uint8_t type,
         r->raft_deadline_ns = up->deadline_mono_ns;
         return false;
     }
+    r->lazy_step = lazy;
     carry_out(r, now, up);
+    r->lazy_step = false;
     return r->leading;
 }
 
@@ -997,6 +1012,9 @@ void replica_tick(struct replica *r, const struct tt_now *now)
         struct raft_event ev = {.type = RAFT_EV_TICK};
         replica_raft(r, now, &ev);
     }
+    if (r->lazy_until_ns != 0 && r->lazy_until_ns <= now->mono_ns) {
+        store_mark_dirty(r->store, r);
+    }
     replica_expire_parked(r, now);
     run_timers(r, now);
     expire_gone(r, now);
@@ -1014,6 +1032,9 @@ void replica_tick(struct replica *r, const struct tt_now *now)
 void replica_schedule(struct replica *r, const struct tt_now *now)
 {
     uint64_t at = r->raft_deadline_ns;
+    if (r->lazy_until_ns != 0 && r->lazy_until_ns < at) {
+        at = r->lazy_until_ns;
+    }
     struct heap_node *n = heap_min(&r->deadlines);
     if (n != NULL && n->key < at) {
         at = n->key;
@@ -1107,6 +1128,11 @@ void replica_settle(struct replica *r, const struct tt_now *now)
 
 void replica_flush_raft(struct replica *r, const struct tt_now *now)
 {
+    if (r->lazy_until_ns > now->mono_ns && !r->urgent) {
+        return; /* replica_schedule wakes it */
+    }
+    r->lazy_until_ns = 0;
+    r->urgent = false;
     struct raft_update *up = store_update(r->store);
     raft_flush(r->raft, now, up);
     for (size_t i = 0; i < up->msg_count; i++) {

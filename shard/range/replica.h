@@ -66,6 +66,7 @@ struct rtxn {
     uint64_t heard_ns; /* last request or keepalive, monotonic */
     struct tt_ts ts;   /* s or p once chosen */
     struct tt_ts seen;
+    struct tt_ts latest;      /* coordinator: of the clock when the commit request came */
     bool wound_sent;          /* MSG_WOUND went to its coordinator ... */
     struct txn_id wounded_by; /* ... for this older one */
     unsigned tries;           /* questions or outcomes sent in vain: where the next one goes */
@@ -191,6 +192,9 @@ struct replica {
     bool rerun_safe;
     bool rerun_locks;
     uint64_t raft_deadline_ns;
+    uint64_t lazy_until_ns;  /* entries that can wait are not sent before; 0: none wait */
+    bool lazy_step;          /* the proposal being carried out can wait */
+    bool urgent;             /* something that can not wait is to be sent, too */
     struct tt_ts lease_seen; /* lease end when wait_lease was last run */
 
     /* resolved decisions to report in the next CMD_RESOLVED, and maintenance */
@@ -332,7 +336,7 @@ void replica_op_release(struct replica *r, const struct tt_now *now, const struc
 void replica_op_status(struct replica *r, const struct tt_now *now, const struct range_request *q);
 /* A timestamp above the floor, the clock and `above`; none if there is none below the lease end
  * now. */
-struct tt_ts replica_choose_ts(struct replica *r, const struct tt_now *now, struct tt_ts above);
+struct tt_ts replica_choose_ts(struct replica *r, struct tt_ts latest, struct tt_ts above);
 
 /* ---- replica_read.c ---- */
 void replica_op_read(struct replica *r, const struct tt_now *now, struct slice body,
@@ -429,7 +433,10 @@ void store_orphan_drop(struct store *s, range_id id);
 void store_embryo_drop(struct store *s, range_id id);
 void store_embryo_born(struct store *s, struct replica *r);
 void store_descriptors_changed(struct store *s);
-void store_note_persist(struct store *s, struct replica *r, uint64_t persist_seq);
+/* lazy: nobody waits for it; it goes with the next turn that persists anything, at the latest after
+ * STORE_LAZY_NS. */
+void store_note_persist(struct store *s, struct replica *r, uint64_t persist_seq, bool lazy);
+#define STORE_LAZY_NS MS_NS
 /* The right side of a split wrote its first records in this turn: `left` waits for them. */
 void store_note_birth(struct store *s, struct replica *left);
 /* Every leadership here is to be handed over (clean stop, slow disk). */

@@ -195,9 +195,10 @@ void replica_try_decide(struct replica *r, const struct tt_now *now, struct rtxn
         r->decide_waits = true;
         return;
     }
-    /* Rule A2: above the clock read after the commit request came, every prepare timestamp, what
-     * was seen, the own floor; below the lease end, or it waits for the renewal. */
-    struct tt_ts s = replica_choose_ts(r, now, tt_max(t->seen, t->prepare_max));
+    /* Rule A2: above the clock read after the commit request came (not now: the wait for it
+     * overlaps both rounds), every prepare timestamp, what was seen, the own floor; below the lease
+     * end, or it waits for the renewal. */
+    struct tt_ts s = replica_choose_ts(r, t->latest, tt_max(t->seen, t->prepare_max));
     if (tt_is_none(s)) {
         r->decide_waits = true;
         return;

@@ -212,9 +212,9 @@ struct rtxn *rtxn_of_request(struct replica *r, const struct tt_now *now,
     return t;
 }
 
-struct tt_ts replica_choose_ts(struct replica *r, const struct tt_now *now, struct tt_ts above)
+struct tt_ts replica_choose_ts(struct replica *r, struct tt_ts latest, struct tt_ts above)
 {
-    struct tt_ts s = tt_max(now->tt.latest, tt_add(tt_max(r->floor, above), 1));
+    struct tt_ts s = tt_max(latest, tt_add(tt_max(r->floor, above), 1));
     return s.ns < raft_lease_end(r->raft).ns ? s : tt_ts_of(0);
 }
 
@@ -338,7 +338,7 @@ void replica_op_commit1(struct replica *r, const struct tt_now *now, struct slic
         replica_refuse(r, q, st, "");
         return;
     }
-    struct tt_ts s = replica_choose_ts(r, now, q->seen);
+    struct tt_ts s = replica_choose_ts(r, now->tt.latest, q->seen);
     if (tt_is_none(s)) {
         replica_park(r, now, body, q, RPARK_LEASE, NULL);
         return;
@@ -418,7 +418,7 @@ void replica_op_prepare(struct replica *r, const struct tt_now *now, struct slic
     }
     struct tt_ts p = tt_ts_of(0);
     if (st == SPAN_OK) {
-        p = replica_choose_ts(r, now, q->seen);
+        p = replica_choose_ts(r, now->tt.latest, q->seen);
         if (tt_is_none(p)) {
             replica_park(r, now, body, q, RPARK_LEASE, NULL);
             return;
@@ -518,6 +518,7 @@ void replica_op_coordinate(struct replica *r, const struct tt_now *now, struct s
     t->state = RTXN_COORDINATING;
     answer_to(t, q);
     t->seen = q->seen;
+    t->latest = now->tt.latest;
     t->deadline_ns = now->mono_ns + q->budget_ns;
     take_participants(t, q);
     buf_set(&t->request, body);

@@ -231,20 +231,24 @@ void store_wake_at(struct store *s, struct replica *r, uint64_t mono_ns)
     }
 }
 
-void store_note_persist(struct store *s, struct replica *r, uint64_t persist_seq)
+void store_note_persist(struct store *s, struct replica *r, uint64_t persist_seq, bool lazy)
 {
     if (s->pending_count == s->pending_cap) {
         s->pending_cap = s->pending_cap == 0 ? 64 : s->pending_cap * 2;
         s->pending = span_realloc(s->pending, s->pending_cap * sizeof *s->pending);
     }
     s->pending[s->pending_count++] = (struct pending_persist){s->turn, r->id, persist_seq};
-    s->turn_persists = true;
+    if (!lazy) {
+        s->turn_persists = true;
+    } else if (s->lazy_until_ns == 0) {
+        s->lazy_until_ns = s->now->mono_ns + STORE_LAZY_NS;
+    }
 }
 
 void store_note_birth(struct store *s, struct replica *left)
 {
     left->births++;
-    store_note_persist(s, left, 0);
+    store_note_persist(s, left, 0, false);
 }
 
 void store_remove_after_persist(struct store *s, struct replica *r,
@@ -669,10 +673,12 @@ uint64_t store_turn_end(struct store *s, const struct tt_now *now)
     s->now = now;
     run_local(s, now);
     flush_raft(s, now);
-    if (!s->turn_persists) {
+    bool lazy_due = s->lazy_until_ns != 0 && s->lazy_until_ns <= now->mono_ns;
+    if (!s->turn_persists && !lazy_due) {
         return 0;
     }
     s->turn_persists = false;
+    s->lazy_until_ns = 0;
     return s->turn++;
 }
 
@@ -701,6 +707,9 @@ uint64_t store_deadline_ns(const struct store *s)
         return 0;
     }
     uint64_t at = s->heartbeat_at_ns;
+    if (s->lazy_until_ns != 0 && s->lazy_until_ns < at) {
+        at = s->lazy_until_ns;
+    }
     const struct heap_node *n = heap_min(&s->wakes);
     if (n != NULL && n->key < at) {
         at = n->key;

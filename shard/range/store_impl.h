@@ -61,6 +61,7 @@ struct store {
     uint64_t descriptors_version;
     uint64_t turn;
     bool turn_persists;
+    uint64_t lazy_until_ns; /* records that can wait are submitted by then; 0: none wait */
     bool wants_tick;
     bool balance;
     bool unfit;
