@@ -229,6 +229,17 @@ static bool take_spec(const char **p, struct spec *sp, int *arg, int n, sqlite3_
     return true;
 }
 
+/* The first code point of UTF-8 text. */
+static unsigned first_char(const char *text)
+{
+    const unsigned char *u = (const unsigned char *)text;
+    unsigned c = u[0] < 0xc0 ? u[0] : u[0] & (u[0] < 0xe0 ? 0x1fU : u[0] < 0xf0 ? 0x0fU : 0x07U);
+    for (size_t i = 1; u[0] >= 0xc0 && i < 4 && (u[i] & 0xc0) == 0x80; i++) {
+        c = c << 6 | (u[i] & 0x3fU);
+    }
+    return c;
+}
+
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
 
@@ -237,7 +248,6 @@ static void append_spec(sqlite3_str *out, struct spec *sp, sqlite3_value *arg)
     const char *text = arg == NULL ? "" : (const char *)sqlite3_value_text(arg);
     char *f = sp->text;
     size_t n = sp->len;
-    char one[8] = {0};
     switch (sp->conv) {
     case '%':
         sqlite3_str_append(out, "%", 1);
@@ -259,16 +269,13 @@ static void append_spec(sqlite3_str *out, struct spec *sp, sqlite3_value *arg)
         snprintf(f + n, sizeof sp->text - n, "%c", sp->conv);
         sqlite3_str_appendf(out, f, arg == NULL ? 0.0 : sqlite3_value_double(arg));
         return;
-    case 'c':
-        snprintf(f + n, sizeof sp->text - n, "s");
-        if (text != NULL && text[0] != '\0') {
-            size_t len = 1;
-            while (len < 4 && ((unsigned char)text[len] & 0xc0) == 0x80) {
-                len++;
-            }
-            memcpy(one, text, len);
+    case 'c': /* not as text: a precision repeats the character */
+        snprintf(f + n, sizeof sp->text - n, text == NULL || text[0] == '\0' ? "s" : "c");
+        if (text == NULL || text[0] == '\0') {
+            sqlite3_str_appendf(out, f, "");
+        } else {
+            sqlite3_str_appendf(out, f, first_char(text));
         }
-        sqlite3_str_appendf(out, f, one);
         return;
     case 's':
     case 'z':

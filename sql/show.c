@@ -134,26 +134,26 @@ static int column_named(const struct kv_table *t, const char *name)
     return -1;
 }
 
-/* All descriptors, for names; none when the schema cannot be read now (SHOW must work then too). */
-static void all_descs(struct sql_session *s, struct table_desc ***all, size_t *count)
+/* All descriptors; none when the schema cannot be read now. */
+static span_status all_descs(struct sql_session *s, struct table_desc ***all, size_t *count,
+                             struct span_error *err)
 {
-    struct span_error err = {0};
     bool own = !s->kv_open;
     *all = NULL;
     *count = 0;
     if (own) {
         struct kv_txn_options opt = {.read_only = true, .autocommit = true};
-        if (s->kv->ops->begin(s->kv, &opt, &err) != SPAN_OK) {
-            return;
+        span_status begun = s->kv->ops->begin(s->kv, &opt, err);
+        if (begun != SPAN_OK) {
+            return begun;
         }
     }
-    if (schema_load_all(s->kv, all, count, &err) != SPAN_OK) {
-        *all = NULL;
-        *count = 0;
-    }
+    span_status st = schema_load_all(s->kv, all, count, err);
+    session_gate(s);
     if (own) {
         s->kv->ops->rollback(s->kv);
     }
+    return st;
 }
 
 static void free_descs(struct table_desc **all, size_t count)
@@ -264,7 +264,9 @@ static bool store_table(struct sql_session *s, const struct sql_stmt *st, enum k
         struct table_desc **all = NULL;
         size_t count = 0;
         if (column_named(out, "start_key") >= 0) {
-            all_descs(s, &all, &count);
+            /* Without the schema, keys show table numbers instead of names: it must work then too.
+             */
+            (void)all_descs(s, &all, &count, &err);
             readable_keys(out, all, count);
             free_descs(all, count);
         }
@@ -308,7 +310,7 @@ static bool txn_status(struct sql_session *s, const struct sql_stmt *st, struct 
 
 /* --- the schema --- */
 
-static void tables(struct sql_session *s, struct kv_table *out, bool ask)
+static bool tables(struct sql_session *s, struct kv_table *out, bool ask)
 {
     static const char *const names[] = {"table_name", "type", "table_id", "version"};
     static const unsigned types[] = {25, 25, 20, 20};
@@ -316,9 +318,13 @@ static void tables(struct sql_session *s, struct kv_table *out, bool ask)
     size_t count = 0;
     kv_table_init(out, 4, names, types);
     if (!ask) {
-        return;
+        return true;
     }
-    all_descs(s, &all, &count);
+    struct span_error err = {0};
+    span_status st = all_descs(s, &all, &count, &err);
+    if (st != SPAN_OK) {
+        return session_fail(s, st, &err);
+    }
     for (size_t i = 0; i < count; i++) {
         struct overlay *o = session_overlay_find(s, all[i]->name);
         if (all[i]->kind == DESC_INDEX_NAME || (o != NULL && o->desc == NULL)) {
@@ -333,6 +339,7 @@ static void tables(struct sql_session *s, struct kv_table *out, bool ask)
         kv_table_add_row(out, cells);
     }
     free_descs(all, count);
+    return true;
 }
 
 static bool in_primary(const struct table_desc *d, size_t column)
@@ -508,8 +515,7 @@ static bool show(struct sql_session *s, const struct sql_stmt *st, struct kv_tab
         return txn_status(s, st, out, ask);
     }
     if (sql_token_is(t, i, "TABLES")) {
-        tables(s, out, ask);
-        return true;
+        return tables(s, out, ask);
     }
     if (sql_token_is(t, i, "COLUMNS")) {
         return schema_show(s, st, 'c', out, ask);

@@ -309,6 +309,8 @@ Test(session, what_would_leave_the_session_is_refused)
     fails(0, "SELECT * FROM pg_catalog.pg_class", "42P01");
     cr_assert(strstr(f.c[0].hint, "SHOW TABLES") != NULL);
     gives(0, "SELECT printf('%5.2f|%-4s|%d', 1.234, 'ab', 42)", " 1.23|ab  |42");
+    gives(0, "SELECT printf('%.3c|%5.2c|%-3c|%c|%c', 'xy', 'a', 'é', '漢', '🙂')",
+          "xxx|   aa|é  |漢|🙂");
     ok(0, "VACUUM");
     ok(0, "ANALYZE t");
 }
@@ -473,6 +475,8 @@ Test(session, show_tells_about_schema_ranges_and_transactions)
     ok(0, "CREATE INDEX tb ON t(b DESC)");
     ok(0, "ALTER TABLE t SPLIT AT VALUES (10, 'm'), (20)");
     gives(0, "SHOW TABLES", "t|table|1024|2");
+    kv_mem_fail_read(f.store, 1, SPAN_NOT_LEADER);
+    fails(0, "SHOW TABLES", "40001"); /* not an empty list */
     gives(0, "SHOW COLUMNS FROM t", "a|INT|f|t|f|f|BINARY\nb|TEXT|f|t|t|f|BINARY");
     gives(0, "SHOW INDEXES FROM t", "t_pkey|a, b|t|t|public\ntb|b DESC|f|f|public");
     gives(0, "SHOW RANGES FROM t", "1||/t/10/'m'\n2|/t/10/'m'|/t/20\n3|/t/20|NULL");
