@@ -320,6 +320,7 @@ static span_status start_all(struct server *s, struct span_error *err)
         st = data_dir_require_throwaway(&s->data, "--unsafe-skip-commit-wait", err);
     }
     if (st == SPAN_OK) {
+        server_settings_load(s);
         st = start_clock(s, err);
     }
     if (st == SPAN_OK) {

@@ -244,6 +244,9 @@ span_status server_set(void *ctx, const struct tt_now *now, const char *name, co
     for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
         if (strcmp(settings[i].name, name) == 0) {
             span_status st = settings[i].set(s, now, value, err);
+            if (st == SPAN_OK) {
+                st = server_settings_save(s, err); /* before it is acknowledged (rule B10) */
+            }
             SPAN_LOG(INFO, "cluster setting", "name=%s value=%s status=%s", name, value,
                      span_status_name(st));
             return st;

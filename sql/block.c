@@ -90,6 +90,9 @@ bool block_commit(struct sql_session *s)
     span_status st = SPAN_OK;
     if (s->kv_open) {
         block_report_txn_id(s);
+        if (s->sink != NULL) {
+            pg_sink_commit_begins(s->sink);
+        }
         st = s->kv->ops->commit(s->kv, &ts, &err);
         block_report_txn_id(s);
         session_gate(s);

@@ -143,6 +143,7 @@ void pg_conn_flushed(struct pg_conn *c)
         buf_deinit(&c->out);
     }
     c->not_before = 0;
+    c->id_unsent = false;
     c->wants_flush = false;
 }
 

@@ -50,6 +50,7 @@ struct pg_conn {
 
     struct buf out;
     uint64_t not_before;
+    bool id_unsent; /* a transaction id is in the output (rule E1) */
     bool wants_flush;
     bool dead; /* the flush hook said CLOSED: nothing more is said */
 

@@ -188,6 +188,16 @@ static void sink_parameter_status(void *ctx, const char *name, const char *value
 {
     struct pg_conn *c = ctx;
     pg_put_parameter_status(&c->out, name, value);
+    c->id_unsent = c->id_unsent || strcmp(name, "spanlite.txn_id") == 0;
+}
+
+static void sink_commit_begins(void *ctx)
+{
+    struct pg_conn *c = ctx;
+    if (c->id_unsent && !c->dead && c->cfg.flush != NULL &&
+        c->cfg.flush(c->cfg.flush_ctx, c) != SPAN_OK) {
+        c->dead = true;
+    }
 }
 
 static void sink_gate(void *ctx, uint64_t not_before_ns)
@@ -231,6 +241,7 @@ static const struct pg_sink_ops sink_ops = {
     .error = sink_error,
     .notice = sink_notice,
     .parameter_status = sink_parameter_status,
+    .commit_begins = sink_commit_begins,
     .gate = sink_gate,
     .stmt_put = sink_stmt_put,
     .stmt_get = sink_stmt_get,

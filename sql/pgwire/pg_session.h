@@ -104,6 +104,9 @@ struct pg_sink_ops {
     /* ParameterStatus, allowed at any time: SET of a reported setting, spanlite.txn_id (rule E1).
      */
     void (*parameter_status)(void *ctx, const char *name, const char *value);
+    /* A commit is about to be sent: a transaction id that was reported and is still in the buffer
+     * leaves first, so that the client has it if the answer is lost (rule E1). May be NULL. */
+    void (*commit_begins)(void *ctx);
     /* Raises the answer gate, see above. 0 is ignored. */
     void (*gate)(void *ctx, uint64_t not_before_ns);
     /* For SQL-level PREPARE, EXECUTE and DEALLOCATE. The table takes over s (freed by stmt_free).
@@ -243,6 +246,13 @@ static inline void pg_sink_parameter_status(const struct pg_sink *k, const char 
                                             const char *value)
 {
     k->ops->parameter_status(k->ctx, name, value);
+}
+
+static inline void pg_sink_commit_begins(const struct pg_sink *k)
+{
+    if (k->ops->commit_begins != NULL) {
+        k->ops->commit_begins(k->ctx);
+    }
 }
 
 static inline void pg_sink_gate(const struct pg_sink *k, uint64_t not_before_ns)
