@@ -126,6 +126,11 @@ bool mini_alive(const struct mini *m, node_id node)
     return m->nodes[node].alive;
 }
 
+uint64_t mini_epoch(const struct mini *m, node_id node)
+{
+    return m->nodes[node].epoch;
+}
+
 struct store *mini_store(struct mini *m, node_id node)
 {
     return m->nodes[node].store;

@@ -64,6 +64,8 @@ uint64_t mini_trace(const struct mini *m);
 
 /* Nodes are 1 .. nodes. */
 bool mini_alive(const struct mini *m, node_id node);
+/* Changes when the node dies: a client's session does not live on in the next life. */
+uint64_t mini_epoch(const struct mini *m, node_id node);
 void mini_crash(struct mini *m, node_id node);
 void mini_restart(struct mini *m, node_id node);
 /* Handles nothing for so long (SIGSTOP). */
