@@ -91,7 +91,8 @@ struct node {
     pthread_t flusher;
     bool worker_runs;
     bool flusher_runs;
-    uint64_t peer_stores[LIMIT_PEERS + 1]; /* by node id; 0: never met */
+    _Atomic unsigned refusals[LIMIT_PEERS + 1]; /* last reason logged, by node id */
+    uint64_t peer_stores[LIMIT_PEERS + 1];      /* by node id; 0: never met */
     bool own_records;            /* the batch holds records that no turn of the store counts */
     struct node_peer *peer_list; /* cfg.peers, ours */
     struct peer_out peers[LIMIT_PEERS];
@@ -189,6 +190,19 @@ static void on_peer(void *ctx, const struct transport_peer_event *ev)
     i->number = ev->node;
     i->range = ev->store_id;
     post_own(n, i);
+}
+
+/* Repeats at every reconnect: said once until the reason changes. */
+static void on_refused(void *ctx, uint32_t peer, enum net_direction direction, enum net_refusal why,
+                       uint64_t store_id)
+{
+    struct node *n = ctx;
+    unsigned said = (unsigned)why * 2 + (direction == NET_IN ? 1 : 0);
+    if (peer <= LIMIT_PEERS && atomic_exchange(&n->refusals[peer], said) != said) {
+        SPAN_LOG(ERROR, "peer link refused", "peer=%u by=%s why=%s store=%016llx", peer,
+                 direction == NET_IN ? "this node" : "the peer", net_refusal_text(why),
+                 (unsigned long long)store_id);
+    }
 }
 
 span_status node_post(struct node *n, struct mailbox_item *item)
@@ -731,7 +745,7 @@ static span_status open_transport(struct node *n, struct span_error *err)
         .timer = n->cfg.timer,
         .peers = peers,
         .peer_count = count,
-        .callbacks = {.ctx = n, .on_frame = on_frame, .on_peer = on_peer},
+        .callbacks = {.ctx = n, .on_frame = on_frame, .on_peer = on_peer, .on_refused = on_refused},
         .enable_faults = n->cfg.enable_faults,
         .fault_seed = rng_os_u64(),
     };
