@@ -100,6 +100,11 @@ struct client {
     uint64_t epoch; /* of the node when the transaction began */
 };
 
+struct restart {
+    struct world *w;
+    node_id node;
+};
+
 struct world {
     uint64_t seed;
     struct mini *m;
@@ -130,6 +135,7 @@ struct world {
     size_t splits;
     size_t transfers;
     bool verbose;
+    struct restart restarts[MINI_NODES + 1];
     char why[1000];
 };
 
@@ -749,11 +755,6 @@ static void transfer_at_random(struct world *w)
     mini_op(w->m, any_alive(w), &a->op);
 }
 
-struct restart {
-    struct world *w;
-    node_id node;
-};
-
 static void restart_cb(void *ctx)
 {
     struct restart *r = ctx;
@@ -761,7 +762,6 @@ static void restart_cb(void *ctx)
         say(r->w, "restart node %u", r->node);
         mini_restart(r->w->m, r->node);
     }
-    span_free(r);
 }
 
 static void crash(struct world *w, node_id node)
@@ -769,9 +769,9 @@ static void crash(struct world *w, node_id node)
     say(w, "crash node %u", node);
     w->crashes++;
     mini_crash(w->m, node);
-    struct restart *r = SPAN_NEW(struct restart);
-    *r = (struct restart){w, node};
-    mini_at(w->m, mini_now(w->m) + rng_below(mini_rng(w->m), 1500 * MS_NS), restart_cb, r);
+    w->restarts[node] = (struct restart){w, node};
+    mini_at(w->m, mini_now(w->m) + rng_below(mini_rng(w->m), 1500 * MS_NS), restart_cb,
+            &w->restarts[node]);
 }
 
 static size_t alive_count(struct world *w)
