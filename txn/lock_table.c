@@ -186,6 +186,7 @@ static struct request *find_conflict(const struct lock_table *t, const struct as
 struct in_the_way {
     bool any;
     bool older;       /* a holder, or one that waits ahead: only older ones do */
+    bool staying;     /* an older one that is not about to leave */
     bool unwoundable; /* a younger holder that will not give way */
 };
 
@@ -199,6 +200,7 @@ static struct request *visit_kinds(const struct list *place, const struct ask *a
             bool older = is_older(r->owner, a->owner);
             w->any = true;
             w->older = w->older || older;
+            w->staying = w->staying || (older && !(r->granted && r->owner->leaving));
             w->unwoundable = w->unwoundable || (!older && r->owner->unwoundable);
         }
     }
@@ -411,8 +413,10 @@ enum lock_result lock_table_acquire(struct lock_table *t, const struct lock_requ
     struct ask a = {q->owner, q->span, q->mode};
     struct in_the_way way = {0};
     (void)visit_places(t, &a, visit_kinds, &way);
-    if (q->commit_phase && way.older) {
-        return LOCK_REFUSED; /* rule C4: at prepare and commit nobody waits for an older one */
+    if (q->commit_phase && way.staying) {
+        /* Rule C4: at prepare and commit nobody waits for an older one; one whose record is in the
+         * log waits for nobody itself, so no cycle can go through it. */
+        return LOCK_REFUSED;
     }
     if (!q->may_wait && (way.older || way.unwoundable)) {
         return LOCK_REFUSED;

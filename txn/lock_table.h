@@ -7,9 +7,9 @@
  * A request that meets younger holders wounds them (they are returned, the caller decides what that
  * means: an unprepared one loses its locks at once, a prepared one is waited for and its
  * coordinator gets the wound, C4); one that meets older holders waits. In the commit phase
- * (`commit_phase`) nobody waits for an older holder: the request is refused instead (C4, second
- * model). A transaction never conflicts with itself; holding X covers S; a span lock covers the
- * points in it. */
+ * (`commit_phase`) nobody waits for an older holder, unless that is leaving: the request is refused
+ * instead (C4, second model). A transaction never conflicts with itself; holding X covers S; a span
+ * lock covers the points in it. */
 #ifndef SPAN_TXN_LOCK_TABLE_H
 #define SPAN_TXN_LOCK_TABLE_H
 
@@ -24,6 +24,7 @@ struct lock_owner {
     struct txn_id txn;
     struct txn_id age;
     bool unwoundable; /* prepared, or its record has been proposed: it is waited for */
+    bool leaving;     /* its record is in the log and it waits for nobody: its locks go soon */
     uint32_t held_count;
     uint32_t waiting_count; /* requests not granted yet */
     /* internal */

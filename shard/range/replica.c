@@ -537,6 +537,7 @@ void replica_leader_stop(struct replica *r, const struct tt_now *now)
                 break;
             }
             t->state = RTXN_PREPARED;
+            t->owner.leaving = false;
             lock_table_release(r->locks, &t->owner);
             break;
         case RTXN_PREPARED:
@@ -1124,6 +1125,15 @@ void replica_settle(struct replica *r, const struct tt_now *now)
     }
     replica_maybe_flush(r, now);
     replica_schedule(r, now);
+}
+
+void replica_hurry(struct replica *r)
+{
+    if (r->lazy_until_ns != 0) {
+        r->urgent = true;
+        store_mark_dirty(r->store, r);
+        store_persist_now(r->store);
+    }
 }
 
 void replica_flush_raft(struct replica *r, const struct tt_now *now)

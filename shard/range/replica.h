@@ -281,6 +281,9 @@ void replica_leader_stop(struct replica *r, const struct tt_now *now);
 /* Answers the commit request of t, if there is one: unknown outcome (rule C11). */
 void replica_unknown(struct replica *r, const struct rtxn *t);
 /* Decisions that every participant has applied go from the replicated state. */
+/* Sends and syncs what could wait: somebody waits for it now. */
+void replica_hurry(struct replica *r);
+void store_persist_now(struct store *s);
 void replica_propose_resolved(struct replica *r, const struct tt_now *now);
 void replica_maybe_flush(struct replica *r, const struct tt_now *now);
 

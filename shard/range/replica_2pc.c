@@ -97,6 +97,7 @@ void replica_on_outcome(struct replica *r, const struct tt_now *now, const struc
         t->ts = m->ts;
     }
     t->state = RTXN_FINISHING;
+    t->owner.leaving = true;
     t->coordinator_node = m->node;
     heap_remove(&r->timers, &t->timer);
     struct cmd_outcome c = {.txn = m->txn, .commit = m->commit, .ts = m->ts};
@@ -104,6 +105,7 @@ void replica_on_outcome(struct replica *r, const struct tt_now *now, const struc
     cmd_encode_outcome(&b, &c);
     if (!replica_propose(r, now, CMD_OUTCOME, buf_slice(&b)) && r->leading &&
         rtxn_find(r, &m->txn) == t) {
+        t->owner.leaving = false;
         t->state = before; /* asked for again: by its timer, which a PREPARING one gets later */
         if (before == RTXN_PREPARED) {
             t->retry_ns = ASK_AFTER_NS;
@@ -211,6 +213,7 @@ void replica_try_decide(struct replica *r, const struct tt_now *now, struct rtxn
     t->ts = s;
     t->state = RTXN_DECIDING;
     t->owner.unwoundable = true;
+    t->owner.leaving = true;
     heap_remove(&r->timers, &t->timer);
     rtxn_keys_set(t, q.writes, q.write_count);
     rtxn_flight(r, t, true);
@@ -226,6 +229,7 @@ void replica_try_decide(struct replica *r, const struct tt_now *now, struct rtxn
         /* Not proposed (the log is full): nothing was decided, so it may still be aborted. */
         t->state = RTXN_COORDINATING;
         t->owner.unwoundable = false;
+        t->owner.leaving = false;
         rtxn_flight(r, t, false);
         heap_insert(&r->timers, &t->timer, now->mono_ns + 10 * MS_NS);
     }

@@ -60,6 +60,9 @@ void replica_park(struct replica *r, const struct tt_now *now, struct slice body
         l = &r->wait_safe;
         break;
     }
+    if (why == RPARK_LOCKS) {
+        replica_hurry(r); /* outcomes that waited for company may be what it waits for */
+    }
     list_push_back(l, &p->node);
     heap_insert(&r->deadlines, &p->timer, p->deadline_ns);
 }

@@ -346,6 +346,7 @@ void replica_op_commit1(struct replica *r, const struct tt_now *now, struct slic
     r->floor = s;
     t->ts = s;
     t->state = RTXN_COMMITTING;
+    t->owner.leaving = true;
     t->owner.unwoundable = true;
     heap_remove(&r->timers, &t->timer);
     answer_to(t, q);

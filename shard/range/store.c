@@ -245,6 +245,11 @@ void store_note_persist(struct store *s, struct replica *r, uint64_t persist_seq
     }
 }
 
+void store_persist_now(struct store *s)
+{
+    s->turn_persists = s->turn_persists || s->lazy_until_ns != 0;
+}
+
 void store_note_birth(struct store *s, struct replica *left)
 {
     left->births++;
