@@ -63,6 +63,12 @@ static void guest_peer_lost(void *ctx, const struct tt_now *now, node_id node)
     gateway_peer_lost(s->gateway, now, node);
 }
 
+static void guest_peer_up(void *ctx, const struct tt_now *now, node_id node)
+{
+    struct server *s = ctx;
+    gateway_peer_up(s->gateway, now, node);
+}
+
 static void guest_turn_begin(void *ctx, const struct tt_now *now)
 {
     struct server *s = ctx;
@@ -242,6 +248,7 @@ static span_status start_gateway(struct server *s, struct span_error *err)
                                .tick = guest_tick,
                                .deadline_ns = guest_deadline,
                                .peer_lost = guest_peer_lost,
+                               .peer_up = guest_peer_up,
                                .turn_begin = guest_turn_begin};
     return node_start(s->node, &guest, err);
 }

@@ -367,6 +367,9 @@ static void handle_own(struct node *n, const struct tt_now *now, struct own_item
         break;
     case ITEM_PEER_STORE:
         note_peer_store(n, (node_id)i->number, i->range);
+        if (n->guest.peer_up != NULL) {
+            n->guest.peer_up(n->guest.ctx, now, (node_id)i->number);
+        }
         break;
     case ITEM_CALL:
         i->call->fn(i->call->ctx, n, now);

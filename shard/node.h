@@ -32,7 +32,8 @@ struct node_guest {
     void (*tick)(void *ctx, const struct tt_now *now);
     uint64_t (*deadline_ns)(void *ctx);
     void (*peer_lost)(void *ctx, const struct tt_now *now, node_id node);
-    void (*turn_begin)(void *ctx, const struct tt_now *now); /* may be NULL */
+    void (*peer_up)(void *ctx, const struct tt_now *now, node_id node); /* may be NULL */
+    void (*turn_begin)(void *ctx, const struct tt_now *now);            /* may be NULL */
 };
 
 struct node_peer {
