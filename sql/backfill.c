@@ -6,6 +6,7 @@
  * passed stays right. The backfill locks the rows of a batch S while it writes their entries: no
  * row changes in between. */
 #include "base/alloc.h"
+#include "base/limits.h"
 #include "sql/ddl_impl.h"
 #include "sql/index.h"
 #include "sql/session_impl.h"
@@ -65,6 +66,12 @@ static bool add_entry(struct backfill *b, struct slice row_key, struct slice row
     if (st == SPAN_OK) {
         index_entry_key(b->d, b->ix, v, rowid, &key);
         index_entry_value(b->d, b->ix, v, rowid, &value);
+        if (key.size > LIMIT_KEY_BYTES) {
+            index_key_too_large(&b->s->err, b->d, b->ix, key.size);
+            ok = false;
+        }
+    }
+    if (ok && st == SPAN_OK) {
         bool found = false;
         st = kv->ops->get(kv, buf_slice(&key), KV_LOCK_UPDATE, &found, &scratch, &err);
         if (st == SPAN_OK && found) {

@@ -402,7 +402,18 @@ static bool null_in_key(struct dml *m)
     return false;
 }
 
-/* New primary and unique keys of one change; the old row's are its own. */
+/* A key beyond the limit is refused before the store is asked about it. */
+static bool fits(struct dml *m, const struct table_index *ix, const struct buf *key)
+{
+    if (key->size <= LIMIT_KEY_BYTES) {
+        return true;
+    }
+    index_key_too_large(&m->s->err, m->d, ix, key->size);
+    return false;
+}
+
+/* New primary and unique keys of one change; the old row's are its own. The limits on rows and on
+ * these keys are checked here, before anything is looked up. */
 static bool probe_change(struct dml *m, size_t i, struct buf *key, struct buf *old)
 {
     const struct change *x = &m->cap.changes[i];
@@ -417,6 +428,14 @@ static bool probe_change(struct dml *m, size_t i, struct buf *key, struct buf *o
     if (null_in_key(m)) {
         return false;
     }
+    if (x->new_size > LIMIT_ROW_BYTES) {
+        sql_error_set(&m->s->err, "54000",
+                      "a row of \"%s\" would have %zu bytes, the limit is %llu", m->d->name,
+                      x->new_size, LIMIT_ROW_BYTES);
+        snprintf(m->s->err.table, sizeof m->s->err.table, "%.255s", m->d->name);
+        sql_error_hint(&m->s->err, "Keep large values in several rows.");
+        return false;
+    }
     if (update && m->d->pk == PK_HIDDEN && x->old_rowid != x->new_rowid) {
         sql_error_set(&m->s->err, "0A000", "the rowid of \"%s\" cannot be changed", m->d->name);
         sql_error_hint(&m->s->err, "Declare an INTEGER PRIMARY KEY column.");
@@ -429,6 +448,9 @@ static bool probe_change(struct dml *m, size_t i, struct buf *key, struct buf *o
         if (update) {
             table_row_key(m->d, o, x->old_rowid, old);
         }
+        if (!fits(m, &m->d->primary, key)) {
+            return false;
+        }
         if (!slice_eq(buf_slice(key), buf_slice(old))) {
             add_probe(m, key, NULL, i);
         }
@@ -440,6 +462,9 @@ static bool probe_change(struct dml *m, size_t i, struct buf *key, struct buf *o
         }
         buf_clear(key);
         index_entry_key(m->d, ix, v, x->new_rowid, key);
+        if (!fits(m, ix, key)) {
+            return false;
+        }
         buf_clear(old);
         if (update && index_is_checked(ix, o)) {
             index_entry_key(m->d, ix, o, x->old_rowid, old);
@@ -814,16 +839,6 @@ static bool run_until_settled(struct dml *m)
 static bool put_key(struct dml *m, const struct buf *key, const struct buf *value)
 {
     struct span_error err = {0};
-    if (key->size > LIMIT_KEY_BYTES) {
-        sql_error_set(&m->s->err, "54000", "a key of \"%s\" is larger than %llu bytes", m->d->name,
-                      LIMIT_KEY_BYTES);
-        return false;
-    }
-    if (value->size > LIMIT_ROW_BYTES) {
-        sql_error_set(&m->s->err, "54000", "a row of \"%s\" is larger than %llu bytes", m->d->name,
-                      LIMIT_ROW_BYTES);
-        return false;
-    }
     span_status st = m->s->kv->ops->put(m->s->kv, buf_slice(key), buf_slice(value), &err);
     return st == SPAN_OK || session_fail(m->s, st, &err);
 }
@@ -866,7 +881,7 @@ static bool apply_index(struct dml *m, const struct table_index *ix, const struc
         (same_key && slice_eq(buf_slice(&b->old_value), buf_slice(&b->new_value)))) {
         return true;
     }
-    return put_key(m, &b->new_key, &b->new_value);
+    return fits(m, ix, &b->new_key) && put_key(m, &b->new_key, &b->new_value);
 }
 
 static bool apply_change(struct dml *m, const struct change *x, int64_t old_rowid,

@@ -3,6 +3,8 @@
 
 #include "base/limits.h"
 
+#include <stdio.h>
+
 bool index_is_checked(const struct table_index *ix, const struct sql_value *columns)
 {
     if (!ix->unique) {
@@ -35,6 +37,17 @@ void index_entry_key(const struct table_desc *d, const struct table_index *ix,
         key_encode(out, &columns[d->primary.columns[i]], d->primary.collations[i],
                    d->primary.desc[i]);
     }
+}
+
+void index_key_too_large(struct sql_error *e, const struct table_desc *d,
+                         const struct table_index *ix, size_t bytes)
+{
+    sql_error_set(e, "54000", "a key of \"%s\"%s%s%s has %zu bytes, the limit is %llu", d->name,
+                  ix->id == 0 ? "" : " in index \"", ix->id == 0 ? "" : ix->name,
+                  ix->id == 0 ? "" : "\"", bytes, LIMIT_KEY_BYTES);
+    snprintf(e->table, sizeof e->table, "%.255s", d->name);
+    sql_error_hint(e, "Keys hold the primary key's or the index's columns; use a shorter value, or "
+                      "a hash of it, there.");
 }
 
 void index_entry_value(const struct table_desc *d, const struct table_index *ix,

@@ -9,6 +9,7 @@
 #define SPAN_SQL_INDEX_H
 
 #include "sql/schema.h"
+#include "sql/sqlstate.h"
 
 /* columns: all columns of the row. rowid: for tables whose key is one. */
 void index_entry_key(const struct table_desc *d, const struct table_index *ix,
@@ -17,6 +18,10 @@ void index_entry_value(const struct table_desc *d, const struct table_index *ix,
                        const struct sql_value *columns, int64_t rowid, struct buf *out);
 /* Does the index forbid another row with these values? (Not if one of them is NULL.) */
 bool index_is_checked(const struct table_index *ix, const struct sql_value *columns);
+
+/* The error for a key of that index beyond LIMIT_KEY_BYTES (54000, with table, index and limit). */
+void index_key_too_large(struct sql_error *e, const struct table_desc *d,
+                         const struct table_index *ix, size_t bytes);
 
 span_status SPAN_CHECKED index_entry_row_key(const struct table_desc *d,
                                              const struct table_index *ix, struct slice entry,

@@ -360,6 +360,37 @@ static void sort_spans(struct source_cursor *c)
     c->span_count = n;
 }
 
+/* A bound beyond the limit lies between two keys that may exist: its first LIMIT_KEY_BYTES bytes,
+ * the greatest of them not above it, and that one's successor. */
+static void cut_bound(struct buf *bound)
+{
+    if (bound->size > LIMIT_KEY_BYTES) {
+        bound->size = LIMIT_KEY_BYTES;
+        buf_append_byte(bound, 0);
+    }
+}
+
+/* Comparisons with values too large for a key: the store need not be asked, and refuses to be. */
+static void cut_spans(struct source_cursor *c)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < c->span_count; i++) {
+        struct key_span *sp = &c->spans[i];
+        bool none = sp->exact && sp->start.size > LIMIT_KEY_BYTES;
+        cut_bound(&sp->start);
+        cut_bound(&sp->end);
+        none = none || (!sp->exact && sp->end.size > 0 &&
+                        slice_cmp(buf_slice(&sp->start), buf_slice(&sp->end)) >= 0);
+        if (none) {
+            buf_deinit(&sp->start);
+            buf_deinit(&sp->end);
+        } else {
+            c->spans[n++] = *sp;
+        }
+    }
+    c->span_count = n;
+}
+
 static void build_spans(struct source_cursor *c, const struct vtab_scan *scan)
 {
     struct sess_table *t = c->h->t;
@@ -376,6 +407,7 @@ static void build_spans(struct source_cursor *c, const struct vtab_scan *scan)
     if (n.empty) {
         free_spans(c);
     }
+    cut_spans(c);
     sort_spans(c);
 }
 
