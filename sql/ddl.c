@@ -724,6 +724,71 @@ bool ddl_is_split(const struct sql_tokens *t, const struct sql_stmt *st)
     return false;
 }
 
+static const char *type_name(enum sql_type type)
+{
+    static const char *const names[] = {
+        [SQL_NULL] = "NULL", [SQL_INT] = "an integer", [SQL_REAL] = "a real number",
+        [SQL_TEXT] = "text", [SQL_BLOB] = "a blob",
+    };
+    return names[type];
+}
+
+/* Can a stored key hold v in a column of this affinity? A value it cannot hold would still encode,
+ * as a boundary above or below every row. */
+static bool fits_column(const struct sql_value *v, enum sql_affinity aff)
+{
+    switch (aff) {
+    case AFF_INTEGER:
+    case AFF_NUMERIC:
+    case AFF_REAL:
+        return v->type == SQL_INT || v->type == SQL_REAL;
+    case AFF_TEXT:
+        return v->type == SQL_TEXT;
+    case AFF_BLOB:
+        break;
+    }
+    return true;
+}
+
+/* Value i of the tuple, as the key's column stores it, after key. */
+static bool split_value(struct sql_session *s, const struct table_desc *d,
+                        const struct table_index *ix, sqlite3_stmt *st, size_t i, struct buf *key)
+{
+    bool rowid = ix->id == 0 && d->pk != PK_COLUMNS;
+    bool hidden = rowid && d->pk == PK_HIDDEN;
+    const struct table_column *col =
+        hidden ? NULL : &d->columns[rowid ? d->pk_column : ix->columns[i]];
+    const char *name = hidden ? "rowid" : col->name;
+    enum sql_affinity aff = rowid ? AFF_INTEGER : col->affinity;
+    sqlite3_value *raw = sqlite3_column_value(st, (int)i);
+    int type = sqlite3_value_type(raw);
+    if (type == SQLITE_NULL) {
+        sql_error_set(&s->err, "22004", "a split point of \"%s\" cannot be NULL in column \"%s\"",
+                      d->name, name);
+        return false;
+    }
+    struct sql_value v = sql_value_of(raw);
+    if (aff == AFF_TEXT && type != SQLITE_BLOB) { /* a number becomes text, as it would be stored */
+        const unsigned char *text = sqlite3_column_text(st, (int)i);
+        v = (struct sql_value){.type = SQL_TEXT,
+                               .s = slice_of(text, (size_t)sqlite3_column_bytes(st, (int)i))};
+    } else {
+        sql_value_apply_affinity(&v, aff, NULL);
+    }
+    if (!fits_column(&v, aff)) {
+        sql_error_set(&s->err, "42804",
+                      "column \"%s\" of \"%s\" is of type %s but the split point's value is %s",
+                      name, d->name,
+                      hidden || col->decl_type[0] == '\0' ? "INTEGER" : col->decl_type,
+                      type_name(v.type));
+        snprintf(s->err.table, sizeof s->err.table, "%.255s", d->name);
+        snprintf(s->err.column, sizeof s->err.column, "%.255s", name);
+        return false;
+    }
+    key_encode(key, &v, rowid ? COLL_BINARY : ix->collations[i], rowid ? false : ix->desc[i]);
+    return true;
+}
+
 /* Values of one tuple, encoded as a prefix of the table's (or index's) key. */
 static bool split_key(struct sql_session *s, const struct table_desc *d,
                       const struct table_index *ix, const char *select, struct buf *key)
@@ -749,23 +814,13 @@ static bool split_key(struct sql_session *s, const struct table_desc *d,
     }
     key_index_prefix(key, d->id, ix->id);
     for (size_t i = 0; ok && i < n; i++) {
-        bool rowid = ix->id == 0 && d->pk != PK_COLUMNS;
-        enum sql_affinity aff = rowid ? AFF_INTEGER : d->columns[ix->columns[i]].affinity;
-        sqlite3_value *raw = sqlite3_column_value(st, (int)i);
-        if (aff == AFF_TEXT && sqlite3_value_type(raw) != SQLITE_BLOB &&
-            sqlite3_value_type(raw) != SQLITE_NULL) {
-            (void)sqlite3_column_text(st, (int)i);
-            struct sql_value v = {.type = SQL_TEXT,
-                                  .s = slice_of(sqlite3_column_text(st, (int)i),
-                                                (size_t)sqlite3_column_bytes(st, (int)i))};
-            key_encode(key, &v, ix->collations[i], ix->desc[i]);
-            continue;
-        }
-        struct sql_value v = sql_value_of(raw);
-        sql_value_apply_affinity(&v, aff, NULL);
-        key_encode(key, &v, rowid ? COLL_BINARY : ix->collations[i], rowid ? false : ix->desc[i]);
+        ok = split_value(s, d, ix, st, i, key);
     }
     sqlite3_finalize(st);
+    if (ok && key->size > LIMIT_KEY_BYTES) {
+        index_key_too_large(&s->err, d, ix, key->size);
+        return false;
+    }
     return ok;
 }
 

@@ -226,6 +226,7 @@ Test(ddl, split_points_take_the_keys_type)
     fails(0, "ALTER TABLE t SPLIT AT VALUES (1, 2, 3)", "42601");
     fails(0, "ALTER TABLE t SPLIT AT VALUES 1", "42601");
     fails(0, "ALTER TABLE nosuch SPLIT AT VALUES (1)", "42P01");
+    cr_assert_eq(kv_mem_boundaries(f.store), 4);
     ok(0, "BEGIN");
     fails(0, "ALTER TABLE t SPLIT AT VALUES (1)", "25001");
     ok(0, "ROLLBACK");
@@ -268,4 +269,79 @@ Test(ddl, a_descriptor_survives_its_encoding_and_damage_is_noticed)
     table_desc_unref(copy);
     buf_deinit(&b);
     buf_deinit(&again);
+}
+
+Test(ddl, a_split_point_must_be_a_value_the_key_can_hold)
+{
+    ok(0, "CREATE TABLE t(id INTEGER PRIMARY KEY, name TEXT, price REAL, any)");
+    ok(0, "CREATE INDEX tn ON t(name)");
+    ok(0, "CREATE INDEX tp ON t(price)");
+    ok(0, "CREATE INDEX ta ON t(any)");
+    ok(0, "CREATE TABLE h(v TEXT)"); /* keys are hidden rowids */
+    fails(0, "ALTER TABLE t SPLIT AT VALUES ('x')", "42804");
+    cr_assert(strstr(f.c[0].message, "\"id\"") != NULL, "%s", f.c[0].message);
+    cr_assert(strstr(f.c[0].message, "INTEGER") != NULL, "%s", f.c[0].message);
+    fails(0, "ALTER TABLE t SPLIT AT VALUES (x'01')", "42804");
+    fails(0, "ALTER TABLE t SPLIT AT VALUES ('')", "42804");
+    fails(0, "ALTER TABLE t SPLIT AT VALUES (NULL)", "22004");
+    fails(0, "ALTER TABLE h SPLIT AT VALUES ('x')", "42804");
+    fails(0, "ALTER INDEX tn SPLIT AT VALUES (x'01')", "42804");
+    fails(0, "ALTER INDEX tn SPLIT AT VALUES (NULL)", "22004");
+    fails(0, "ALTER INDEX tp SPLIT AT VALUES ('cheap')", "42804");
+    fails(0, "ALTER TABLE t SPLIT AT VALUES (1, 2)", "42601");
+    fails(0, "ALTER TABLE t SPLIT AT VALUES ()", "42601");
+    cr_assert_eq(kv_mem_boundaries(f.store), 0);
+    ok(0, "ALTER TABLE t SPLIT AT VALUES ('12'), (13)");
+    ok(0, "ALTER TABLE h SPLIT AT VALUES (5)");
+    ok(0, "ALTER INDEX tn SPLIT AT VALUES (7)"); /* is the text 7, as an INSERT would store it */
+    ok(0, "ALTER INDEX tp SPLIT AT VALUES (1), ('2.5')");
+    ok(0, "ALTER INDEX ta SPLIT AT VALUES ('x'), (x'01')");
+    cr_assert_eq(kv_mem_boundaries(f.store), 8);
+}
+
+Test(ddl, a_key_beyond_the_limit_is_refused_at_once)
+{
+    static const char *const refused[] = {
+        "INSERT INTO t VALUES (printf('%.*c', 5000, 'x'), 'm')",
+        "INSERT INTO t VALUES ('a', 'n'), (printf('%.*c', 5000, 'x'), 'm')",
+        "UPDATE t SET k = printf('%.*c', 5000, 'x') WHERE k = 'k'",
+        "INSERT INTO t VALUES ('u', printf('%.*c', 5000, 'x'))",
+        "INSERT OR REPLACE INTO t VALUES (printf('%.*c', 5000, 'x'), 'm')",
+        "ALTER TABLE t SPLIT AT VALUES (printf('%.*c', 5000, 'x'))",
+        "ALTER INDEX tu SPLIT AT VALUES (printf('%.*c', 5000, 'x'))",
+    };
+    ok(0, "CREATE TABLE t(k TEXT PRIMARY KEY, u TEXT)");
+    ok(0, "CREATE UNIQUE INDEX tu ON t(u)");
+    ok(0, "INSERT INTO t VALUES ('k', 'u')");
+    for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++) {
+        fails(0, refused[i], "54000");
+        cr_assert(strstr(f.c[0].message, "\"t\"") != NULL, "%s", f.c[0].message);
+        cr_assert(strstr(f.c[0].message, "4096") != NULL, "%s", f.c[0].message);
+    }
+    ok(0, "DROP INDEX tu");
+    ok(0, "CREATE INDEX tu ON t(u)");
+    fails(0, "INSERT INTO t VALUES ('u', printf('%.*c', 5000, 'x'))", "54000");
+    gives(0, "SELECT k, u FROM t", "k|u");
+    ok(0, "DROP INDEX tu");
+    ok(0, "INSERT INTO t VALUES ('u', printf('%.*c', 5000, 'x'))"); /* no key any more */
+    fails(0, "CREATE INDEX tu ON t(u)", "54000");
+    gives(0, "SELECT count(*) FROM t", "2");
+}
+
+Test(ddl, a_comparison_with_a_value_too_large_for_a_key_is_answered)
+{
+    ok(0, "CREATE TABLE t(k TEXT PRIMARY KEY)");
+    ok(0, "INSERT INTO t VALUES ('w'), ('x'), (printf('%.*c', 4000, 'x')), ('y')");
+    gives(0, "SELECT count(*) FROM t WHERE k = printf('%.*c', 5000, 'x')", "0");
+    gives(0, "SELECT count(*) FROM t WHERE k IN ('w', printf('%.*c', 5000, 'x'))", "1");
+    gives(0, "SELECT count(*) FROM t WHERE k > printf('%.*c', 5000, 'x')", "1");
+    gives(0, "SELECT count(*) FROM t WHERE k >= printf('%.*c', 5000, 'x')", "1");
+    gives(0, "SELECT count(*) FROM t WHERE k < printf('%.*c', 5000, 'x')", "3");
+    gives(0, "SELECT count(*) FROM t WHERE k <= printf('%.*c', 5000, 'x')", "3");
+    gives(0,
+          "SELECT count(*) FROM t WHERE k BETWEEN printf('%.*c', 5000, 'x') AND "
+          "printf('%.*c', 6000, 'x')",
+          "0");
+    ok(0, "DELETE FROM t WHERE k >= printf('%.*c', 5000, 'x')");
+    gives(0, "SELECT count(*) FROM t", "3");
 }
