@@ -11,6 +11,7 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "coordinator/command.h"
+#include "coordinator/data_dir.h"
 #include "coordinator/server.h"
 #include "coordinator/sql_client.h"
 #include "shard/net/transport.h"
@@ -237,12 +238,42 @@ static span_status wait_ready(struct demo *d)
     return SPAN_OK;
 }
 
+/* A folder of an earlier demo goes on with as many nodes as it has; said before any folder is made.
+ * Each node's own IDENTITY is checked again when it opens (coordinator/data_dir.h). */
+static span_status check_node_count(const struct demo *d)
+{
+    size_t had = 0;
+
+    for (unsigned i = 1; i <= DEMO_NODES_MAX; i++) {
+        char *path = span_asprintf("%s/node%u", d->dir, i);
+        struct data_dir node;
+        struct span_error ignored; /* what is damaged, the node's start says better */
+
+        if (data_dir_peek(path, &node, &ignored) == SPAN_OK) {
+            size_t count =
+                node.member_count != 0 ? node.member_count : i; /* format 1: at least i */
+            bool is_other = node.member_count != 0 ? count != d->node_count : i > d->node_count;
+
+            had = is_other && count > had ? count : had;
+        }
+        data_dir_close(&node);
+        span_free(path);
+    }
+    return had == 0 ? SPAN_OK
+                    : span_fail(&fail, SPAN_INVALID,
+                                "--nodes %u: %s holds the data of a demo of %zu node%s; the set of "
+                                "nodes is fixed when a cluster is made: --nodes %zu, or another "
+                                "--data",
+                                d->node_count, d->dir, had, had == 1 ? "" : "s", had);
+}
+
 static span_status start_cluster(struct demo *d, const struct config *c)
 {
     struct buf url = {0};
-    span_status st = SPAN_OK;
+    span_status st;
 
     d->node_count = (unsigned)strtoul(config_text(c, "nodes"), NULL, 10);
+    st = check_node_count(d);
     for (unsigned i = 0; st == SPAN_OK && i < d->node_count; i++) {
         st = start_node(d, c, i);
     }

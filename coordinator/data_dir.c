@@ -1,13 +1,17 @@
 /* The data folder's identity and lock. IDENTITY is key=value lines closed by a CRC32C over all that
  * stands before it, so that a flipped bit is noticed rather than believed:
  *
- *     spanlite=1
+ *     spanlite=2
  *     cluster=demo
  *     node=2
  *     store=8f0c2b61d3a49e57
  *     throwaway=no
+ *     members=1,2,3
  *     crc32c=5b1c90aa
- */
+ *
+ * Format 1 had no members. When the set of nodes can be changed in a running cluster, a node that
+ * applied the change writes the file anew with the list as it is then, by the same rename, before
+ * it acts on the new list. */
 #include "coordinator/data_dir.h"
 
 #include "base/alloc.h"
@@ -15,6 +19,7 @@
 #include "base/codec.h"
 #include "base/rng.h"
 
+#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -126,6 +131,14 @@ static span_status sync_path(const char *path, int flags, struct span_error *err
     return st;
 }
 
+static void append_members(struct buf *out, const unsigned *members, size_t count,
+                           const char *between)
+{
+    for (size_t i = 0; i < count; i++) {
+        buf_printf(out, "%s%u", i > 0 ? between : "", members[i]);
+    }
+}
+
 static span_status write_identity(const struct data_dir *d, const char *path,
                                   struct span_error *err)
 {
@@ -137,6 +150,9 @@ static span_status write_identity(const struct data_dir *d, const char *path,
     buf_printf(&text, "spanlite=%d\ncluster=%s\nnode=%u\nstore=%016llx\nthrowaway=%s\n",
                DATA_DIR_FORMAT, d->cluster, d->node, (unsigned long long)d->store_id,
                d->throwaway ? "yes" : "no");
+    buf_append_str(&text, "members=");
+    append_members(&text, d->members, d->member_count, ",");
+    buf_append_str(&text, "\n");
     buf_printf(&text, "crc32c=%08x\n", crc32c(0, text.data, text.size));
     f = fopen(temporary, "we");
     if (f == NULL) {
@@ -176,6 +192,29 @@ static char *take_field(char **text, const char *key)
     return value + n + 1;
 }
 
+/* "1,2,3": rising ids of nodes, at least one. */
+static bool parse_members(struct data_dir *d, const char *text)
+{
+    unsigned last = 0;
+
+    d->member_count = 0;
+    for (const char *p = text;; p++) {
+        char *end = NULL;
+        unsigned long id = isdigit((unsigned char)*p) ? strtoul(p, &end, 10) : 0;
+
+        if (id <= last || id > LIMIT_PEERS) {
+            return false;
+        }
+        last = (unsigned)id;
+        d->members[d->member_count++] =
+            last; /* rising and bounded: never more than there is room */
+        p = end;
+        if (*p != ',') {
+            return *p == '\0';
+        }
+    }
+}
+
 static span_status parse_identity(struct data_dir *d, const char *path, char *text,
                                   struct span_error *err)
 {
@@ -185,8 +224,10 @@ static span_status parse_identity(struct data_dir *d, const char *path, char *te
     char *node;
     char *store;
     char *throwaway;
+    char *members = NULL;
+    long version = format != NULL ? strtol(format, NULL, 10) : 0;
 
-    if (format != NULL && strtol(format, NULL, 10) > DATA_DIR_FORMAT) {
+    if (version > DATA_DIR_FORMAT) {
         return span_fail(err, SPAN_INVALID,
                          "%s was written by a newer spanlite (format %s, this one reads up to %d)",
                          path, format, DATA_DIR_FORMAT);
@@ -195,8 +236,15 @@ static span_status parse_identity(struct data_dir *d, const char *path, char *te
     node = cluster != NULL ? take_field(&text, "node") : NULL;
     store = node != NULL ? take_field(&text, "store") : NULL;
     throwaway = store != NULL ? take_field(&text, "throwaway") : NULL;
-    if (throwaway == NULL || crc == NULL || text != crc) {
+    if (version > 1 && throwaway != NULL) {
+        members = take_field(&text, "members");
+    }
+    if (throwaway == NULL || (version > 1 && members == NULL) || crc == NULL || text != crc) {
         return span_fail(err, SPAN_CORRUPT, "%s is damaged: a line is missing", path);
+    }
+    if (members != NULL && !parse_members(d, members)) {
+        return span_fail(err, SPAN_CORRUPT, "%s is damaged: '%.80s' is not a list of nodes", path,
+                         members);
     }
     d->cluster = span_strdup(cluster);
     d->node = (unsigned)strtoul(node, NULL, 10);
@@ -240,37 +288,62 @@ static span_status read_identity(struct data_dir *d, const char *path, struct sp
     return st == SPAN_OK ? parse_identity(d, path, text, err) : st;
 }
 
-static span_status check_owner(const struct data_dir *d, const char *cluster, unsigned node,
-                               struct span_error *err)
+static span_status check_members(const struct data_dir *d, const struct data_dir_owner *o,
+                                 struct span_error *err)
 {
-    if (strcmp(d->cluster, cluster) != 0) {
-        return span_fail(err, SPAN_INVALID, "data folder %s belongs to cluster '%s', not '%s'",
-                         d->path, d->cluster, cluster);
+    struct buf has = {0};
+    struct buf given = {0};
+    span_status st = SPAN_OK;
+
+    if (d->member_count == 0 ||
+        (d->member_count == o->member_count &&
+         memcmp(d->members, o->members, d->member_count * sizeof(d->members[0])) == 0)) {
+        return SPAN_OK;
     }
-    if (d->node != node) {
-        return span_fail(err, SPAN_INVALID, "data folder %s belongs to node %u, not node %u",
-                         d->path, d->node, node);
-    }
-    return SPAN_OK;
+    append_members(&has, d->members, d->member_count, ", ");
+    append_members(&given, o->members, o->member_count, ", ");
+    st = span_fail(err, SPAN_INVALID,
+                   "data folder %s belongs to a cluster of the nodes %s, not %s: the set of nodes "
+                   "is fixed when a cluster is made",
+                   d->path, buf_cstr(&has), buf_cstr(&given));
+    buf_deinit(&has);
+    buf_deinit(&given);
+    return st;
 }
 
-static span_status create_identity(struct data_dir *d, const char *identity, const char *cluster,
-                                   unsigned node, bool throwaway, struct span_error *err)
+static span_status check_owner(const struct data_dir *d, const struct data_dir_owner *o,
+                               struct span_error *err)
+{
+    if (strcmp(d->cluster, o->cluster) != 0) {
+        return span_fail(err, SPAN_INVALID, "data folder %s belongs to cluster '%s', not '%s'",
+                         d->path, d->cluster, o->cluster);
+    }
+    if (d->node != o->node) {
+        return span_fail(err, SPAN_INVALID, "data folder %s belongs to node %u, not node %u",
+                         d->path, d->node, o->node);
+    }
+    return check_members(d, o, err);
+}
+
+static span_status create_identity(struct data_dir *d, const char *identity,
+                                   const struct data_dir_owner *o, struct span_error *err)
 {
     span_status st = require_empty(d->path, err);
 
     if (st != SPAN_OK) {
         return st;
     }
-    d->cluster = span_strdup(cluster);
-    d->node = node;
-    d->throwaway = throwaway;
+    d->cluster = span_strdup(o->cluster);
+    d->node = o->node;
+    memcpy(d->members, o->members, o->member_count * sizeof(d->members[0]));
+    d->member_count = o->member_count;
+    d->throwaway = o->throwaway;
     d->store_id = rng_os_u64();
     d->created = true;
     return write_identity(d, identity, err);
 }
 
-span_status data_dir_open(const char *path, const char *cluster, unsigned node, bool throwaway,
+span_status data_dir_open(const char *path, const struct data_dir_owner *owner,
                           struct data_dir *out, struct span_error *err)
 {
     struct data_dir d = {.path = span_strdup(path), .lock_fd = -1};
@@ -283,9 +356,9 @@ span_status data_dir_open(const char *path, const char *cluster, unsigned node, 
     if (st == SPAN_OK) {
         st = read_identity(&d, identity, err);
         if (st == SPAN_NOT_FOUND) {
-            st = create_identity(&d, identity, cluster, node, throwaway, err);
+            st = create_identity(&d, identity, owner, err);
         } else if (st == SPAN_OK) {
-            st = check_owner(&d, cluster, node, err);
+            st = check_owner(&d, owner, err);
         }
     }
     span_free(identity);
@@ -294,6 +367,17 @@ span_status data_dir_open(const char *path, const char *cluster, unsigned node, 
         d = (struct data_dir){.lock_fd = -1};
     }
     *out = d;
+    return st;
+}
+
+span_status data_dir_peek(const char *path, struct data_dir *out, struct span_error *err)
+{
+    char *identity = span_asprintf("%s/IDENTITY", path);
+    span_status st;
+
+    *out = (struct data_dir){.path = span_strdup(path), .lock_fd = -1};
+    st = read_identity(out, identity, err);
+    span_free(identity);
     return st;
 }
 

@@ -319,10 +319,21 @@ static void server_destroy(struct server *s)
     s->metrics = NULL;
 }
 
+static span_status open_data(struct server *s, struct span_error *err)
+{
+    struct data_dir_owner owner = {.cluster = s->options.cluster,
+                                   .node = s->options.id,
+                                   .member_count = s->options.peer_count,
+                                   .throwaway = s->options.throwaway};
+    for (size_t i = 0; i < s->options.peer_count; i++) {
+        owner.members[i] = s->options.peers[i].id; /* kept by id: rising */
+    }
+    return data_dir_open(s->options.data_dir, &owner, &s->data, err);
+}
+
 static span_status start_all(struct server *s, struct span_error *err)
 {
-    span_status st = data_dir_open(s->options.data_dir, s->options.cluster, s->options.id,
-                                   s->options.throwaway, &s->data, err);
+    span_status st = open_data(s, err);
     if (st == SPAN_OK && s->options.unsafe_skip_commit_wait) {
         st = data_dir_require_throwaway(&s->data, "--unsafe-skip-commit-wait", err);
     }
