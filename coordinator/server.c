@@ -20,6 +20,7 @@
 #include "coordinator/kv_session.h"
 #include "coordinator/pg_listener.h"
 #include "coordinator/server_impl.h"
+#include "coordinator/server_settings.h"
 #include "sql/session.h"
 
 #include <pthread.h>
@@ -331,6 +332,25 @@ static span_status open_data(struct server *s, struct span_error *err)
     return data_dir_open(s->options.data_dir, &owner, &s->data, err);
 }
 
+/* What the cluster was told before holds from the first moment on (rule B10). */
+static span_status load_settings(struct server *s, struct span_error *err)
+{
+    struct server_options *o = &s->options;
+    struct server_settings set;
+    span_status st = server_settings_read(s->data.path, &set, err);
+    if (st == SPAN_OK) {
+        /* never less than the flag: range 1 says later if it may be */
+        o->epsilon_ns = set.epsilon_ns > o->epsilon_ns ? set.epsilon_ns : o->epsilon_ns;
+        o->lease_ns = set.lease_ns;
+    } else if (st != SPAN_NOT_FOUND) {
+        return st;
+    }
+    if (o->lease_ns < 10 * o->epsilon_ns) {
+        o->lease_ns = LEASE_NS_MAX < 10 * o->epsilon_ns ? LEASE_NS_MAX : 10 * o->epsilon_ns;
+    }
+    return SPAN_OK;
+}
+
 static span_status start_all(struct server *s, struct span_error *err)
 {
     span_status st = open_data(s, err);
@@ -338,7 +358,9 @@ static span_status start_all(struct server *s, struct span_error *err)
         st = data_dir_require_throwaway(&s->data, "--unsafe-skip-commit-wait", err);
     }
     if (st == SPAN_OK) {
-        server_settings_load(s);
+        st = load_settings(s, err);
+    }
+    if (st == SPAN_OK) {
         st = start_clock(s, err);
     }
     if (st == SPAN_OK) {

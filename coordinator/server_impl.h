@@ -44,10 +44,6 @@ span_status server_show(void *ctx, const struct tt_now *now, enum kv_show what,
 span_status server_set(void *ctx, const struct tt_now *now, const char *name, const char *value,
                        struct span_error *err);
 
-/* server_settings.c: what cluster settings this node applied, kept over restarts. */
-span_status server_settings_save(const struct server *s, struct span_error *err);
-void server_settings_load(struct server *s);
-
 extern const struct http_route server_routes[];
 
 #endif

@@ -4,6 +4,7 @@
 #include "coordinator/config.h"
 #include "coordinator/pg_listener.h"
 #include "coordinator/server_impl.h"
+#include "coordinator/server_settings.h"
 
 #include <stdio.h>
 
@@ -237,6 +238,13 @@ static const struct setting {
      text_balance},
 };
 
+static span_status save_settings(const struct server *s, struct span_error *err)
+{
+    struct server_settings set = {.epsilon_ns = s->options.epsilon_ns,
+                                  .lease_ns = s->options.lease_ns};
+    return server_settings_write(s->data.path, &set, err);
+}
+
 span_status server_set(void *ctx, const struct tt_now *now, const char *name, const char *value,
                        struct span_error *err)
 {
@@ -245,7 +253,7 @@ span_status server_set(void *ctx, const struct tt_now *now, const char *name, co
         if (strcmp(settings[i].name, name) == 0) {
             span_status st = settings[i].set(s, now, value, err);
             if (st == SPAN_OK) {
-                st = server_settings_save(s, err); /* before it is acknowledged (rule B10) */
+                st = save_settings(s, err); /* before it is acknowledged (rule B10) */
             }
             SPAN_LOG(INFO, "cluster setting", "name=%s value=%s status=%s", name, value,
                      span_status_name(st));
