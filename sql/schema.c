@@ -339,6 +339,20 @@ struct table_desc *schema_cache_get(struct schema_cache *c, const char *name)
     return d;
 }
 
+size_t schema_cache_all(struct schema_cache *c, struct table_desc ***out)
+{
+    size_t n = 0;
+    size_t pos = 0;
+    struct slice key;
+    pthread_mutex_lock(&c->mutex);
+    *out = span_calloc(c->names.count + 1, sizeof **out);
+    for (void *p; (p = mapb_next(&c->names, &pos, &key)) != NULL;) {
+        (*out)[n++] = table_desc_ref(p);
+    }
+    pthread_mutex_unlock(&c->mutex);
+    return n;
+}
+
 void schema_cache_put(struct schema_cache *c, struct table_desc *d)
 {
     struct buf low = {0};

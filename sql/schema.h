@@ -108,6 +108,8 @@ void schema_cache_free(struct schema_cache *c);
 uint64_t schema_cache_generation(const struct schema_cache *c);
 /* A reference, or NULL. */
 struct table_desc *schema_cache_get(struct schema_cache *c, const char *name);
+/* All of them, a reference each, in an array for the caller to free. Their number. */
+size_t schema_cache_all(struct schema_cache *c, struct table_desc ***out);
 /* Takes a reference of its own. An older version of the same table id does not replace a newer one.
  */
 void schema_cache_put(struct schema_cache *c, struct table_desc *d);

@@ -2,12 +2,17 @@
 #include "sql/show.h"
 
 #include "base/alloc.h"
+#include "base/limits.h"
+#include "sql/run.h"
 #include "sql/session_impl.h"
+#include "txn/txn_types.h"
 
 #include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <strings.h>
+
+#define NAMES_NS (2 * SEC_NS) /* for the schema, where a SHOW works without it too */
 
 /* --- readable keys --- */
 
@@ -73,25 +78,89 @@ static const struct table_index *index_by_id(const struct table_desc *d, uint16_
     return NULL;
 }
 
+/* Keys of a range's own: the version of a table's schema, locked by every transaction that uses it
+ * (rule E2). */
+static bool local_key(struct slice key, struct table_desc *const *all, size_t count,
+                      struct buf *out)
+{
+    uint8_t prefix[SCHEMA_KEY_BYTES];
+    if (key.size != SCHEMA_KEY_BYTES || memcmp(schema_key(prefix, 0).data, key.data, 2) != 0) {
+        return false;
+    }
+    uint32_t table = 0;
+    for (size_t i = 0; i < 4; i++) {
+        table |= (uint32_t)key.data[2 + i] << (8 * i);
+    }
+    const struct table_desc *d = by_id(all, count, table);
+    if (d == NULL) {
+        buf_printf(out, "/schema version/table/%u", table);
+    } else {
+        buf_printf(out, "/schema version/%s", d->name);
+    }
+    return true;
+}
+
+/* "/system/name", and of the tables from 1000 on the whole key: they are the gateway's
+ * (coordinator/gateway.h), with bare numbers and names as keys. False: the columns are to follow.
+ */
+static bool system_key(uint32_t table, uint16_t index, struct slice rest, struct buf *out)
+{
+    switch (table) {
+    case SYS_TABLE_DESCRIPTORS:
+        buf_append_str(out, "/system/schema");
+        return false;
+    case 1000:
+        buf_printf(out, "/system/counters%s", index == 0 ? "" : "@own");
+        if (rest.size == 4) {
+            buf_printf(out, "/%u",
+                       (uint32_t)rest.data[0] << 24 | (uint32_t)rest.data[1] << 16 |
+                           (uint32_t)rest.data[2] << 8 | rest.data[3]);
+            return true;
+        }
+        break;
+    case 1001:
+        buf_append_str(out, "/system/settings");
+        break;
+    default:
+        buf_printf(out, "/system/%u", table);
+        return false;
+    }
+    if (rest.size > 0) {
+        struct sql_value v = {.type = SQL_TEXT, .s = rest};
+        buf_append_byte(out, '/');
+        put_value(&v, out);
+    }
+    return true;
+}
+
 void show_key(struct slice key, struct table_desc *const *all, size_t count, struct buf *out)
 {
     uint32_t table = 0;
     uint16_t index = 0;
     struct slice rest;
+    if (local_key(key, all, count, out)) {
+        return;
+    }
     if (!key_parse_prefix(key, &table, &index, &rest)) {
         put_hex(key, out);
         return;
     }
     const struct table_desc *d = by_id(all, count, table);
     const struct table_index *ix = NULL;
-    if (d == NULL) {
-        buf_printf(out, "/%s/%u", table < KEY_USER_TABLE_MIN ? "system" : "table", table);
+    if (table < KEY_USER_TABLE_MIN) {
+        if (system_key(table, index, rest, out)) {
+            return;
+        }
+    } else if (d == NULL) {
+        buf_printf(out, "/table/%u", table);
     } else {
         buf_printf(out, "/%s", d->name);
         ix = index == 0 ? &d->primary : index_by_id(d, index);
     }
-    if (index != 0) {
-        buf_printf(out, "@%s", ix == NULL ? "?" : ix->name);
+    if (index != 0 && ix != NULL) {
+        buf_printf(out, "@%s", ix->name);
+    } else if (index != 0) {
+        buf_printf(out, "@%u", index);
     }
     struct buf scratch = {0};
     for (size_t i = 0; rest.size > 0; i++) {
@@ -162,6 +231,31 @@ static void free_descs(struct table_desc **all, size_t count)
         table_desc_unref(all[i]);
     }
     span_free(all);
+}
+
+/* Descriptors to name keys with. Where the schema cannot be read soon, those that this node has
+ * seen have to do: a table of ranges and locks is wanted most when ranges do not answer. */
+static void names_for_keys(struct sql_session *s, struct table_desc ***all, size_t *count)
+{
+    struct span_error err = {0};
+    uint64_t soon = session_mono_ns(s) + NAMES_NS;
+    s->kv->ops->set_deadline(s->kv,
+                             s->deadline_ns != 0 && s->deadline_ns < soon ? s->deadline_ns : soon);
+    span_status st = all_descs(s, all, count, &err);
+    s->kv->ops->set_deadline(s->kv, s->deadline_ns);
+    if (st == SPAN_OK) {
+        return;
+    }
+    *count = schema_cache_all(s->cache, all);
+    if (s->sink != NULL) {
+        struct buf text = {0};
+        buf_printf(&text,
+                   "the schema cannot be read now (%s): tables this node has not used are shown by "
+                   "number",
+                   err.text[0] == '\0' ? span_status_text(st) : err.text);
+        run_notice(s->sink, "01000", buf_cstr(&text));
+        buf_deinit(&text);
+    }
 }
 
 /* Cells of start_key and end_key as text; hex stays where it is no key. */
@@ -264,9 +358,7 @@ static bool store_table(struct sql_session *s, const struct sql_stmt *st, enum k
         struct table_desc **all = NULL;
         size_t count = 0;
         if (column_named(out, "start_key") >= 0) {
-            /* Without the schema, keys show table numbers instead of names: it must work then too.
-             */
-            (void)all_descs(s, &all, &count, &err);
+            names_for_keys(s, &all, &count);
             readable_keys(out, all, count);
             free_descs(all, count);
         }
@@ -294,6 +386,15 @@ static bool txn_status(struct sql_session *s, const struct sql_stmt *st, struct 
         return false;
     }
     sql_token_name(&s->tokens, st->first + 3, &id);
+    if (strchr(buf_cstr(&id), '@') == NULL) {
+        sql_error_set(&s->err, "22023", "not a transaction id: %.200s", buf_cstr(&id));
+        sql_error_hint(&s->err,
+                       "An id is written 'number-number-number@key', as the session got it "
+                       "in parameter spanlite.txn_id; SHOW TRANSACTIONS and SHOW LOCKS "
+                       "show only the part before the @.");
+        buf_deinit(&id);
+        return false;
+    }
     span_status rs = s->kv->ops->txn_status(s->kv, buf_cstr(&id), &outcome, &ts, &err);
     session_gate(s);
     buf_deinit(&id);

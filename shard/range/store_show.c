@@ -78,9 +78,39 @@ static void add_txn(struct rows *r, const struct txn_id *id)
     add_text(r, text);
 }
 
+/* The newest timestamp at which this replica answers a read at once: what its leader has closed,
+ * and on the leader itself any time that its lease covers and no transaction in flight may still
+ * write below (rules A4, A5). None: it answers no read now. */
+static struct tt_ts readable_ts(const struct replica *r, const struct tt_now *now)
+{
+    struct tt_ts t = replica_safe_time(r);
+    uint64_t end = raft_lease_end(r->raft).ns;
+    if (!replica_may_serve(r, now) || end == 0) {
+        return t;
+    }
+    uint64_t ns = now->tt.latest.ns < end ? now->tt.latest.ns : end - 1;
+    LIST_EACH(it, &r->flight)
+    {
+        const struct rtxn *x = LIST_ENTRY(it, struct rtxn, in_state);
+        if (x->ts.ns <= ns) {
+            ns = x->ts.ns - 1;
+        }
+    }
+    return tt_max(t, tt_ts_of(ns));
+}
+
+static void add_ts(struct rows *r, struct tt_ts ts)
+{
+    if (tt_is_none(ts)) {
+        add_null(r);
+    } else {
+        add_number(r, ts.ns);
+    }
+}
+
 /* range_id, generation, start_key (hex), end_key (hex, NULL: none), leader, replicas, term,
  * applied_index, last_index, lease_end, safe_time, memory_bytes, reporter, is_leader */
-static void show_ranges(const struct store *s, struct rows *out)
+static void show_ranges(const struct store *s, const struct tt_now *now, struct rows *out)
 {
     for (size_t i = 0; i < s->by_key_count; i++) {
         const struct replica *r = s->by_key[i];
@@ -107,8 +137,8 @@ static void show_ranges(const struct store *s, struct rows *out)
         add_number(out, raft_current_term(r->raft));
         add_number(out, raft_applied(r->raft));
         add_number(out, raft_last_index(r->raft));
-        add_number(out, raft_lease_end(r->raft).ns);
-        add_number(out, replica_safe_time(r).ns);
+        add_ts(out, raft_lease_end(r->raft));
+        add_ts(out, readable_ts(r, now));
         add_number(out, r->engine == NULL ? 0 : engine_memory_bytes(r->engine));
         add_number(out, s->cfg.self);
         add_number(out, r->leading ? 1 : 0);
@@ -210,7 +240,7 @@ void store_show(const struct store *s, const struct tt_now *now, unsigned what, 
     struct rows rows = {.arena = a};
     if (what == SHOW_RANGES) {
         *columns = 14;
-        show_ranges(s, &rows);
+        show_ranges(s, now, &rows);
     } else if (what == SHOW_TRANSACTIONS) {
         *columns = 9;
         show_transactions(s, now, &rows);

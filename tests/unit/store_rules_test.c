@@ -462,6 +462,47 @@ Test(store_rules, a6_a_read_far_in_the_future_is_refused)
     world_free(w);
 }
 
+/* safe_time of range 2 as SHOW RANGES tells it of node; 0: NULL. */
+static uint64_t shown_safe_time(struct world *w, node_id node)
+{
+    struct tt_now now = sim_clock(&w->sim.nodes[node]);
+    struct arena a = {0};
+    struct slice *cells;
+    size_t count;
+    unsigned columns;
+    uint64_t ts = 0;
+    store_show(w->sim.nodes[node].store, &now, 0, &a, &cells, &count, &columns);
+    for (size_t i = 0; i < count; i += columns) {
+        struct slice cell = cells[i + 10];
+        if (slice_eq(cells[i], slice_str("2")) && cell.data != NULL) {
+            char text[24] = "";
+            memcpy(text, cell.data, cell.size);
+            ts = strtoull(text, NULL, 10);
+            cr_assert_neq(ts, 0, "no timestamp is NULL, not 0");
+        }
+    }
+    arena_deinit(&a);
+    return ts;
+}
+
+Test(store_rules, safe_time_is_shown_as_reads_find_it)
+{
+    struct world *w = world_new(36, MS_NS, false);
+    struct arena a = {0};
+    struct range_response p = put(w, 1, 2, 5, "v", &a);
+    sim_run_for(&w->sim, 200 * MS_NS);
+    for (node_id i = 1; i <= 3; i++) { /* nothing has been written or read here for 200 ms */
+        uint64_t ts = shown_safe_time(w, i);
+        cr_assert_geq(ts, p.ts.ns, "node %u", i);
+        cr_assert_leq(ts, sim_clock(&w->sim.nodes[i]).tt.latest.ns, "node %u", i);
+        check_value(read_at(w, i, i, 2, 5, tt_ts_of(ts), &a), "v");
+    }
+    node_id leader = leader_of(w, 2);
+    cr_assert_eq(shown_safe_time(w, leader), sim_clock(&w->sim.nodes[leader]).tt.latest.ns);
+    arena_deinit(&a);
+    world_free(w);
+}
+
 Test(store_rules, a4_a_follower_reads_once_its_safe_time_is_there)
 {
     struct world *w = world_new(35, MS_NS, false);
