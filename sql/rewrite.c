@@ -193,7 +193,7 @@ static bool rewrite_param(struct rewriter *w, size_t i)
     if (s.data[0] == '$' && s.size > 1 && isdigit(s.data[1])) {
         unsigned long n = strtoul((const char *)s.data + 1, NULL, 10);
         if (n == 0 || n > PARAM_MAX) {
-            (void)span_fail(w->err, SPAN_INVALID, "there is no parameter $%lu", n);
+            (void)span_fail(w->err, SPAN_NOT_FOUND, "there is no parameter $%lu", n);
             return false;
         }
         w->out->param_max = n > w->out->param_max ? (unsigned)n : w->out->param_max;

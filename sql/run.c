@@ -13,6 +13,7 @@
 #include "sql/show.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <strings.h>
 #include <time.h>
 
@@ -48,6 +49,15 @@ void run_notice(const struct pg_sink *sink, const char *code, const char *text)
 {
     struct pg_error e = {.severity = "NOTICE", .sqlstate = code, .message = text};
     pg_sink_notice(sink, &e);
+}
+
+void run_rewrite_error(struct sql_session *s, span_status st, const struct span_error *err)
+{
+    sql_error_set(&s->err,
+                  st == SPAN_UNSUPPORTED ? "0A000"
+                  : st == SPAN_NOT_FOUND ? "42P02"
+                                         : "42601",
+                  "%s", err->text);
 }
 
 /* Byte offset in the statement's source to a 1-based character of the whole message. */
@@ -593,6 +603,71 @@ static bool is_normalisable(const struct sql_params *params)
     return params == NULL || params->count == 0;
 }
 
+/* --- statements that are refused by their look --- */
+
+static bool is_catalog(const struct sql_tokens *t, size_t i)
+{
+    if (!sql_token_op(t, i + 1, ".") || sql_token_op(t, i + 3, "(")) {
+        return false; /* pg_catalog.f() is a function */
+    }
+    if (sql_token_is(t, i, "information_schema")) {
+        return true;
+    }
+    struct slice name = sql_token_text(t, i + 2);
+    return sql_token_is(t, i, "pg_catalog") && name.size > 3 &&
+           strncasecmp((const char *)name.data, "pg_", 3) == 0;
+}
+
+/* Texts of other systems that SQLite would answer with a syntax error in the middle of them: the
+ * catalog queries of psql and drivers, spellings of UPSERT. */
+static bool refuse_foreign(struct sql_session *s, const struct sql_stmt *st)
+{
+    const struct sql_tokens *t = &s->tokens;
+    if (st->verb == VERB_OTHER &&
+        (sql_token_is(t, st->first, "UPSERT") || sql_token_is(t, st->first, "MERGE"))) {
+        struct slice word = sql_token_text(t, st->first);
+        sql_error_set(&s->err, "0A000", "%.*s is not supported", (int)word.size,
+                      (const char *)word.data);
+        sql_error_hint(&s->err, "Write INSERT INTO t .. ON CONFLICT (key) DO UPDATE SET c = "
+                                "excluded.c, or INSERT OR REPLACE INTO t ..");
+        return true;
+    }
+    if (st->on_conflict != 0 && sql_token_is(t, st->on_conflict + 2, "ON") &&
+        sql_token_is(t, st->on_conflict + 3, "CONSTRAINT")) {
+        sql_error_set(&s->err, "0A000", "ON CONFLICT ON CONSTRAINT is not supported");
+        sql_error_hint(&s->err, "Name the columns: ON CONFLICT (a, b) DO ..");
+        s->err.offset = t->t[st->on_conflict + 2].start + 1;
+        return true;
+    }
+    for (size_t i = st->first; i < st->last; i++) {
+        if (t->t[i].kind == TOK_WORD && is_catalog(t, i)) {
+            session_no_catalog(s);
+            s->err.offset = t->t[i].start + 1;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A statement with more parameters than values came: a simple query has none at all. */
+static bool params_missing(struct sql_session *s, const struct sql_stmt *st, size_t count)
+{
+    if (s->rewritten.param_max <= count) {
+        return false;
+    }
+    for (size_t i = st->first; i < st->last; i++) {
+        struct slice text = sql_token_text(&s->tokens, i);
+        if (s->tokens.t[i].kind == TOK_PARAM &&
+            strtoul((const char *)text.data + 1, NULL, 10) > count) {
+            sql_error_set(&s->err, "42P02", "there is no parameter %.*s", (int)text.size,
+                          (const char *)text.data);
+            s->err.offset = s->tokens.t[i].start + 1;
+            return true;
+        }
+    }
+    return false;
+}
+
 bool run_statement(struct sql_session *s, const struct sql_stmt *st,
                    const struct sql_params *params, struct run_out *out)
 {
@@ -614,10 +689,16 @@ bool run_statement(struct sql_session *s, const struct sql_stmt *st,
     if (!query && !is_ddl(st->verb) && st->verb != VERB_EXPLAIN && st->verb != VERB_ALTER) {
         return sql_command_run(s, st, out);
     }
+    if (refuse_foreign(s, st)) {
+        s->failed = s->failed || s->block != BLOCK_NONE;
+        return false;
+    }
     span_status rs =
         sql_stmt_rewrite(&s->tokens, st, query && is_normalisable(params), &s->rewritten, &err);
     if (rs != SPAN_OK) {
-        sql_error_set(&s->err, rs == SPAN_UNSUPPORTED ? "0A000" : "42601", "%s", err.text);
+        run_rewrite_error(s, rs, &err);
+    }
+    if (rs != SPAN_OK || params_missing(s, st, params == NULL ? 0 : params->count)) {
         s->failed = s->failed || s->block != BLOCK_NONE;
         return false;
     }
@@ -670,9 +751,12 @@ bool run_describe(struct sql_session *s, const struct sql_stmt *st, const struct
     default:
         return true;
     }
+    if (refuse_foreign(s, st)) {
+        return false;
+    }
     span_status rs = sql_stmt_rewrite(&s->tokens, st, false, &s->rewritten, &err);
     if (rs != SPAN_OK) {
-        sql_error_set(&s->err, rs == SPAN_UNSUPPORTED ? "0A000" : "42601", "%s", err.text);
+        run_rewrite_error(s, rs, &err);
         return false;
     }
     session_sync_schema(s);

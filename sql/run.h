@@ -33,6 +33,8 @@ bool command_is_control(enum sql_verb v); /* BEGIN, COMMIT, ROLLBACK, SAVEPOINT,
 bool run_send_table(struct sql_session *s, const struct kv_table *t, struct run_out *out,
                     const char *tag);
 void run_columns_of_table(const struct kv_table *t, struct pg_column **cols);
+/* s->err for what sql_stmt_rewrite refused. */
+void run_rewrite_error(struct sql_session *s, span_status st, const struct span_error *err);
 /* Sends the error in s->err to the sink. */
 void run_report(struct sql_session *s, const struct pg_sink *sink);
 void run_notice(const struct pg_sink *sink, const char *code, const char *text);

@@ -77,6 +77,14 @@ static bool missing_table(sqlite3 *db, struct buf *name)
     return true;
 }
 
+void session_no_catalog(struct sql_session *s)
+{
+    sql_error_set(&s->err, "0A000",
+                  "the catalogs pg_catalog and information_schema are not there yet");
+    sql_error_hint(&s->err, "SHOW TABLES, SHOW COLUMNS FROM t, SHOW INDEXES FROM t and SHOW CREATE "
+                            "TABLE t tell what they would; the shell `spanlite sql` has \\d.");
+}
+
 sqlite3_stmt *session_prepare(struct sql_session *s, const char *sql, bool own)
 {
     sqlite3_stmt *st = NULL;
@@ -104,9 +112,9 @@ sqlite3_stmt *session_prepare(struct sql_session *s, const char *sql, bool own)
             snprintf(s->err.table, sizeof s->err.table, "%.255s", (const char *)name.data);
             if (strncmp((const char *)name.data, "pg_", 3) == 0 ||
                 strncmp((const char *)name.data, "information_schema", 18) == 0) {
-                sql_error_hint(&s->err,
-                               "There is no catalog to query yet: SHOW TABLES, SHOW COLUMNS "
-                               "FROM t, SHOW INDEXES FROM t, SHOW CREATE TABLE t.");
+                size_t offset = s->err.offset;
+                session_no_catalog(s);
+                s->err.offset = offset;
             }
             break;
         }

@@ -171,6 +171,8 @@ bool session_exec(struct sql_session *s, const char *sql);
 sqlite3_stmt *session_prepare(struct sql_session *s, const char *sql, bool own);
 /* s->err from the store's fault if there was one, else from SQLite. */
 void session_sqlite_error(struct sql_session *s, int rc);
+/* The error of a query on the catalogs of PostgreSQL. */
+void session_no_catalog(struct sql_session *s);
 /* Store's error into s->err; always false, for `return session_fail(...)`. */
 bool session_fail(struct sql_session *s, span_status st, const struct span_error *err);
 

@@ -211,7 +211,7 @@ static bool pg_parse(void *p, struct slice sql, const uint32_t *oids, size_t oid
         struct span_error err = {0};
         span_status rs = sql_stmt_rewrite(&s->tokens, &st, false, &s->rewritten, &err);
         if (rs != SPAN_OK) {
-            sql_error_set(&s->err, rs == SPAN_UNSUPPORTED ? "0A000" : "42601", "%s", err.text);
+            run_rewrite_error(s, rs, &err);
             stmt_unref(ps);
             return fail_call(s, sink);
         }
@@ -546,7 +546,13 @@ static bool pg_idle_check(void *p, uint64_t mono_ns, const struct pg_sink *sink)
     return false;
 }
 
+static void pg_told_pid(void *p, uint32_t pid)
+{
+    session_of(p)->opt.backend_pid = pid;
+}
+
 static const struct pg_session_ops ops = {
+    .told_pid = pg_told_pid,
     .free = pg_free,
     .simple = pg_simple,
     .parse = pg_parse,

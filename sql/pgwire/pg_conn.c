@@ -394,6 +394,9 @@ static enum pg_conn_step open_session(struct pg_conn *c, struct startup *s)
         return PG_CONN_CLOSE;
     }
     c->state = CONN_READY;
+    if (c->session.ops->told_pid != NULL) {
+        c->session.ops->told_pid(c->session.impl, c->cfg.pid);
+    }
     pg_put_backend_key(&c->out, c->cfg.pid, c->cfg.key);
     pg_put_ready(&c->out, pg_conn_txn_status(c));
     c->wants_flush = true;

@@ -139,6 +139,10 @@ struct pg_session_ops {
     /* Frees the session; rolls back what is open. Its statements and portals were freed before. */
     void (*free)(void *s);
 
+    /* The process number that the client is told in BackendKeyData, before its first query. May be
+     * NULL. */
+    void (*told_pid)(void *s, uint32_t pid);
+
     /* Simple query: the whole text, which may hold several statements: one implicit transaction
      * unless it says otherwise, the rest skipped after an error. For every statement:
      * row_description

@@ -1,8 +1,11 @@
 /* A session as a client sees it: results, types, blocks, savepoints, errors, retries, settings,
  * guards. */
+#include "base/alloc.h"
 #include "base/limits.h"
 #include "base/rng.h"
+#include "sql/show.h"
 #include "tests/lib/sql_fixture.h"
+#include "txn/txn_types.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>
@@ -306,8 +309,6 @@ Test(session, what_would_leave_the_session_is_refused)
     ok(0, "UPDATE t SET b = 3");
     fails(0, "SELECT (SELECT count(*) FROM \"~upd t\")", "42501");
     gives(0, "SELECT b FROM main.t", "3"); /* main. is public: never the working set */
-    fails(0, "SELECT * FROM pg_catalog.pg_class", "42P01");
-    cr_assert(strstr(f.c[0].hint, "SHOW TABLES") != NULL);
     gives(0, "SELECT printf('%5.2f|%-4s|%d', 1.234, 'ab', 42)", " 1.23|ab  |42");
     gives(0, "SELECT printf('%.3c|%5.2c|%-3c|%c|%c', 'xy', 'a', 'é', '漢', '🙂')",
           "xxx|   aa|é  |漢|🙂");
@@ -483,7 +484,8 @@ Test(session, show_tells_about_schema_ranges_and_transactions)
     ok(0, "SHOW CREATE TABLE t");
     cr_assert(strstr(sql_client_text(&f.c[0]), "PRIMARY KEY (a, b)") != NULL);
     gives(0, "SHOW TRANSACTION STATUS '1@mem'", "committed|1700000000000000000");
-    fails(0, "SHOW TRANSACTION STATUS 'x'", "22023");
+    fails(0, "SHOW TRANSACTION STATUS '1-2-3'", "22023");
+    cr_assert(strstr(f.c[0].hint, "@key") != NULL, "%s", f.c[0].hint);
     fails(0, "SHOW COLUMNS FROM nosuch", "42P01");
     ok(0, "SHOW NODES");
     ok(0, "ALTER RANGE 1 TRANSFER LEADER TO 2");
@@ -587,4 +589,108 @@ Test(session, any_text_is_survived)
         ok(0, "ROLLBACK");
     }
     gives(0, "SELECT 1", "1");
+}
+
+Test(session, a_parameter_without_a_value_is_named)
+{
+    ok(0, "CREATE TABLE t(a INT PRIMARY KEY)");
+    fails(0, "SELECT $1", "42P02");
+    cr_assert_str_eq(f.c[0].message, "there is no parameter $1");
+    cr_assert_eq(f.c[0].position, 8);
+    fails(0, "SELECT 1; SELECT 1, $3, $2", "42P02");
+    cr_assert_str_eq(f.c[0].message, "there is no parameter $3");
+    fails(0, "SELECT $0", "42P02");
+    fails(0, "INSERT INTO t VALUES ($1)", "42P02");
+    fails(0, "EXPLAIN SELECT $1", "42P02");
+    fails(0, "CREATE VIEW v AS SELECT $1", "42P02");
+    gives(0, "SELECT count(*), '$1' FROM t", "0|$1");
+    ok(0, "BEGIN");
+    fails(0, "SELECT $1", "42P02");
+    fails(0, "SELECT 1", "25P02");
+    ok(0, "ROLLBACK");
+}
+
+Test(session, other_spellings_of_upsert_are_told_the_one_that_works)
+{
+    ok(0, "CREATE TABLE t(a INT PRIMARY KEY, b INT)");
+    fails(0, "UPSERT INTO t VALUES (1, 2)", "0A000");
+    cr_assert(strstr(f.c[0].hint, "ON CONFLICT") != NULL, "%s", f.c[0].hint);
+    fails(0, "MERGE INTO t USING t AS u ON t.a = u.a WHEN MATCHED THEN DELETE", "0A000");
+    fails(0, "INSERT INTO t VALUES (1, 2) ON CONFLICT ON CONSTRAINT t_pkey DO NOTHING", "0A000");
+    cr_assert(strstr(f.c[0].hint, "columns") != NULL, "%s", f.c[0].hint);
+    ok(0, "INSERT INTO t VALUES (1, 2) ON CONFLICT (a) DO UPDATE SET b = excluded.b");
+    ok(0, "INSERT INTO t VALUES (1, 3) ON CONFLICT (a) DO UPDATE SET b = excluded.b");
+    gives(0, "SELECT * FROM t", "1|3");
+}
+
+Test(session, catalog_queries_are_refused_with_what_to_use_instead)
+{
+    static const char *const sql[] = {
+        "SELECT * FROM pg_catalog.pg_class",
+        "SELECT * FROM pg_class",
+        "SELECT table_name FROM information_schema.tables",
+        /* psql's \d */
+        "SELECT n.nspname FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_namespace n ON n.oid "
+        "= c.relnamespace WHERE c.relkind IN ('r','p') AND n.nspname !~ '^pg_toast' AND "
+        "c.relname OPERATOR(pg_catalog.~) '^(t)$' COLLATE pg_catalog.default",
+    };
+    for (size_t i = 0; i < sizeof sql / sizeof sql[0]; i++) {
+        fails(0, sql[i], "0A000");
+        cr_assert(strstr(f.c[0].hint, "SHOW TABLES") != NULL, "%s", f.c[0].hint);
+        cr_assert(strstr(f.c[0].hint, "spanlite sql") != NULL, "%s", f.c[0].hint);
+    }
+    gives(0, "SELECT length(pg_catalog.version()) > 0, 'pg_catalog.pg_class'",
+          "1|pg_catalog.pg_class");
+    ok(0, "CREATE TABLE pg_mine(a INT)");
+    gives(0, "SELECT count(*) FROM pg_mine", "0");
+}
+
+Test(session, knows_the_process_number_its_client_was_told)
+{
+    f.c[0].session.ops->told_pid(f.c[0].session.impl, 4711);
+    gives(0, "SELECT pg_backend_pid()", "4711");
+}
+
+static void shows_key(const char *bytes, size_t n, const char *text)
+{
+    struct table_desc *d = table_desc_new();
+    struct buf out = {0};
+    d->kind = DESC_TABLE;
+    d->id = 1024;
+    d->name = span_strdup("t");
+    show_key(slice_of(bytes, n), &d, 1, &out);
+    cr_assert_str_eq(buf_cstr(&out), text);
+    buf_deinit(&out);
+    table_desc_unref(d);
+}
+
+Test(session, system_keys_are_shown_by_name)
+{
+    struct buf key = {0};
+    uint8_t b[SCHEMA_KEY_BYTES];
+    shows_key((const char *)schema_key(b, 1024).data, SCHEMA_KEY_BYTES, "/schema version/t");
+    shows_key((const char *)schema_key(b, 1025).data, SCHEMA_KEY_BYTES,
+              "/schema version/table/1025");
+    schema_name_key("T", &key);
+    shows_key((const char *)key.data, key.size, "/system/schema/'t'");
+    shows_key("\1\0\0\0\1", 5, "/system/schema");
+    shows_key("\1\0\0\3\350\0\0\0\0\4\0", 11, "/system/counters/1024");
+    shows_key("\1\0\0\3\350\0\1\0\0\0\1", 11, "/system/counters@own/1");
+    shows_key("\1\0\0\3\351\0\0sql.x", 12, "/system/settings/'sql.x'");
+    shows_key("\1\0\0\4\0\0\7", 7, "/t@7");
+    buf_deinit(&key);
+}
+
+Test(session, show_works_without_the_schema_and_says_so)
+{
+    ok(0, "CREATE TABLE t(a INT PRIMARY KEY)");
+    ok(0, "INSERT INTO t VALUES (1)");
+    ok(0, "ALTER TABLE t SPLIT AT VALUES (10)");
+    kv_mem_fail_read(f.store, 1, SPAN_DEADLINE);
+    gives(0, "SHOW RANGES", "1||/t/10\n2|/t/10|NULL"); /* this node knows its name */
+    cr_assert(strstr(f.c[0].notice, "schema cannot be read") != NULL, "%s", f.c[0].notice);
+    kv_mem_fail_read(f.store, 1, SPAN_DEADLINE);
+    gives(1, "SHOW RANGES", "1||/table/1024/10\n2|/table/1024/10|NULL");
+    gives(1, "SHOW RANGES", "1||/t/10\n2|/t/10|NULL");
+    cr_assert_str_eq(f.c[1].notice, "");
 }
