@@ -1,13 +1,10 @@
 /* Routes of the HTTP port: /metrics, /healthz, /readyz, /v1/node, and with --enable-faults POST
- * /debug/faults. */
+ * /debug/faults (server_faults.c). */
 #include "base/alloc.h"
-#include "base/log.h"
 #include "coordinator/pg_listener.h"
+#include "coordinator/server_faults.h"
 #include "coordinator/server_impl.h"
 
-#include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 static void on_metrics(void *ctx, const struct http_request *q, struct http_response *r)
@@ -125,144 +122,11 @@ static void on_node(void *ctx, const struct http_request *q, struct http_respons
     buf_append_str(&r->body, "]}\n");
 }
 
-/* ---- faults ---- */
-
-static bool number(const struct http_request *q, const char *name, double *out, bool *bad)
-{
-    char text[64];
-    char *end = NULL;
-    if (!http_query_get(q->query, name, text, sizeof text)) {
-        return false;
-    }
-    errno = 0;
-    double v = strtod(text, &end);
-    if (errno != 0 || end == text || *end != '\0') {
-        *bad = true;
-        return false;
-    }
-    *out = v;
-    return true;
-}
-
-static bool path_faults(const struct http_request *q, const char *direction,
-                        struct transport_fault_path *p, bool *bad)
-{
-    char name[32];
-    double v;
-    bool any = false;
-    *p = (struct transport_fault_path){0};
-    (void)snprintf(name, sizeof name, "%s.cut", direction);
-    if (number(q, name, &v, bad)) {
-        p->cut = v > 0;
-        any = true;
-    }
-    (void)snprintf(name, sizeof name, "%s.drop", direction);
-    any = number(q, name, &p->drop, bad) || any;
-    (void)snprintf(name, sizeof name, "%s.duplicate", direction);
-    any = number(q, name, &p->duplicate, bad) || any;
-    (void)snprintf(name, sizeof name, "%s.reorder", direction);
-    any = number(q, name, &p->reorder, bad) || any;
-    (void)snprintf(name, sizeof name, "%s.delay_ms", direction);
-    if (number(q, name, &v, bad) && v >= 0) {
-        p->delay_ns = (uint64_t)(v * 1e6);
-        any = true;
-    }
-    (void)snprintf(name, sizeof name, "%s.jitter_ms", direction);
-    if (number(q, name, &v, bad) && v >= 0) {
-        p->jitter_ns = (uint64_t)(v * 1e6);
-        any = true;
-    }
-    return any;
-}
-
-static span_status network_faults(struct server *s, const struct http_request *q, bool *any,
-                                  bool *bad)
-{
-    struct transport_fault f = {0};
-    double peer = 0;
-    char clear[8];
-    (void)number(q, "peer", &peer, bad);
-    bool out = path_faults(q, "out", &f.out, bad);
-    bool in = path_faults(q, "in", &f.in, bad);
-    bool wipe = http_query_get(q->query, "clear", clear, sizeof clear);
-    if (*bad || peer < 0 || peer > LIMIT_PEERS || (!out && !in && !wipe)) {
-        return SPAN_OK;
-    }
-    *any = true;
-    return transport_fault_set(node_transport(s->node), (uint32_t)peer,
-                               wipe && !out && !in ? NULL : &f);
-}
-
-static span_status clock_faults(struct server *s, const struct http_request *q, bool *any,
-                                bool *bad, struct span_error *err)
-{
-    double offset_ms = 0;
-    double drift_ppm = 0;
-    bool offset = number(q, "clock.offset_ms", &offset_ms, bad);
-    bool drift = number(q, "clock.drift_ppm", &drift_ppm, bad);
-    if (*bad || (!offset && !drift)) {
-        return SPAN_OK;
-    }
-    struct clock_info ci;
-    clock_info_get(s->clock, &ci);
-    *any = true;
-    return clock_set_error(s->clock, offset ? (int64_t)(offset_ms * 1e6) : ci.offset_ns,
-                           drift ? (int64_t)(drift_ppm * 1e3) : ci.drift_ppb, err);
-}
-
-static void disk_faults(struct server *s, const struct http_request *q, bool *any, bool *bad)
-{
-    struct wal_faults *f = node_wal_faults(s->node);
-    double v;
-    if (number(q, "disk.sync_delay_ms", &v, bad) && v >= 0) {
-        atomic_store(&f->sync_delay_ms, (uint32_t)v);
-        *any = true;
-    }
-    if (number(q, "disk.fail_syncs", &v, bad)) {
-        atomic_store(&f->fail_syncs, v < 0 ? UINT32_MAX : (uint32_t)v);
-        *any = true;
-    }
-    if (number(q, "disk.no_space", &v, bad)) {
-        atomic_store(&f->no_space, v > 0);
-        *any = true;
-    }
-}
-
-static void on_faults(void *ctx, const struct http_request *q, struct http_response *r)
-{
-    struct server *s = ctx;
-    if (!s->options.enable_faults) {
-        r->status = 403;
-        buf_append_str(&r->body, "this node was started without --enable-faults\n");
-        return;
-    }
-    bool any = false;
-    bool bad = false;
-    struct span_error err = {0};
-    span_status st = network_faults(s, q, &any, &bad);
-    if (st == SPAN_OK && !bad) {
-        st = clock_faults(s, q, &any, &bad, &err);
-    }
-    if (st == SPAN_OK && !bad) {
-        disk_faults(s, q, &any, &bad);
-    }
-    if (bad || !any || st != SPAN_OK) {
-        r->status = 400;
-        buf_printf(&r->body, "%s\n",
-                   st != SPAN_OK && err.text[0] != '\0' ? err.text
-                   : st != SPAN_OK                      ? span_status_text(st)
-                   : bad                                ? "a value is not a number"
-                         : "nothing to set: peer=N with out.|in. cut, drop, duplicate, reorder, "
-                           "delay_ms, jitter_ms, or clear=1; clock.offset_ms, clock.drift_ppm; "
-                           "disk.sync_delay_ms, disk.fail_syncs, disk.no_space");
-        return;
-    }
-    SPAN_LOG(WARN, "faults set", "query=%s", q->query);
-    buf_append_str(&r->body, "ok\n");
-}
-
 const struct http_route server_routes[] = {
-    {"GET", "/metrics", on_metrics},      {"GET", "/healthz", on_health},
-    {"GET", "/readyz", on_ready},         {"GET", "/v1/node", on_node},
-    {"POST", "/debug/faults", on_faults}, {NULL, NULL, NULL},
+    {"GET", "/metrics", on_metrics},
+    {"GET", "/healthz", on_health},
+    {"GET", "/readyz", on_ready},
+    {"GET", "/v1/node", on_node},
+    {"POST", "/debug/faults", server_faults_route},
+    {NULL, NULL, NULL},
 };
