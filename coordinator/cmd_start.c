@@ -20,6 +20,9 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#define QUIET_MS 500u /* a node that is ready sooner does not say that it waits */
+#define AGAIN_MS 1000u
+
 static const struct config_option start_options[] = {
     {.name = "config",
      .kind = CONFIG_TEXT,
@@ -152,7 +155,7 @@ static const struct config_option start_options[] = {
     {.name = "json",
      .kind = CONFIG_BOOL,
      .where = CONFIG_FLAG_ONLY,
-     .help = "print the ready line as JSON"},
+     .help = "print the waiting and ready lines as JSON"},
     {.name = "dry-run",
      .kind = CONFIG_BOOL,
      .where = CONFIG_FLAG_ONLY,
@@ -284,30 +287,61 @@ static void block_signals(sigset_t *set)
 /* ---- run --------------------------------------------------------------------------------------
  */
 
-static void print_ready(const struct server_options *o, const struct server *server, bool json)
+/* A node that serves (waiting == NULL), or what it waits for. */
+static void print_state(const struct server_options *o, const struct server *server, bool json,
+                        const char *waiting)
 {
     struct server_addresses a;
+    struct buf out = {0};
 
     server_addresses_get(server, &a);
     if (json) {
-        struct buf out = {0};
-
-        buf_printf(&out,
-                   "{\"event\":\"ready\",\"id\":%u,\"pid\":%ld,\"sql\":\"%s\",\"http\":\"%s\"",
-                   o->id, (long)getpid(), a.sql, a.http);
+        buf_printf(&out, "{\"event\":\"%s\",\"id\":%u,\"pid\":%ld,\"sql\":\"%s\",\"http\":\"%s\"",
+                   waiting == NULL ? "ready" : "waiting", o->id, (long)getpid(), a.sql, a.http);
         buf_append_str(&out, ",\"cluster\":");
         json_append_string(&out, slice_str(o->cluster));
         buf_append_str(&out, ",\"peer\":");
         json_append_string(&out, slice_str(a.peer));
         buf_append_str(&out, ",\"data\":");
         json_append_string(&out, slice_str(o->data_dir));
-        printf("%s}\n", buf_cstr(&out));
-        buf_deinit(&out);
+        if (waiting != NULL) {
+            buf_append_str(&out, ",\"for\":");
+            json_append_string(&out, slice_str(waiting));
+        }
+        buf_append_str(&out, "}");
     } else {
-        printf("node %u ready: sql %s, http %s, peers %s, data %s, pid %ld\n", o->id, a.sql,
-               a.http[0] != '\0' ? a.http : "off", a.peer, o->data_dir, (long)getpid());
+        if (waiting == NULL) {
+            buf_printf(&out, "node %u ready: ", o->id);
+        } else {
+            buf_printf(&out, "node %u waiting for %s; ", o->id, waiting);
+        }
+        buf_printf(&out, "sql %s, http %s, peers %s, data %s, pid %ld", a.sql,
+                   a.http[0] != '\0' ? a.http : "off", a.peer, o->data_dir, (long)getpid());
     }
+    puts(buf_cstr(&out));
     fflush(stdout);
+    buf_deinit(&out);
+}
+
+/* Says so when it serves, and before, if that takes its time, what for it waits, as often as that
+ * changes (not each of several links in one second). */
+static void tell_until_ready(const struct server_options *o, struct server *server, bool json)
+{
+    char waiting[512] = "";
+    char now[512];
+    span_status st;
+
+    while ((st = server_wait_ready(server, waiting[0] == '\0' ? QUIET_MS : AGAIN_MS)) ==
+           SPAN_DEADLINE) {
+        server_waiting_for(server, now, sizeof(now));
+        if (now[0] != '\0' && strcmp(now, waiting) != 0) {
+            memcpy(waiting, now, sizeof(waiting));
+            print_state(o, server, json, waiting);
+        }
+    }
+    if (st == SPAN_OK) {
+        print_state(o, server, json, NULL);
+    }
 }
 
 static int run_server(const struct server_options *o, bool json)
@@ -329,7 +363,7 @@ static int run_server(const struct server_options *o, bool json)
         fprintf(stderr, "spanlite start: cannot watch signals: %s\n", strerror(errno));
         _exit(COMMAND_FAILED); /* no more than a crash */
     }
-    print_ready(o, w.server, json);
+    tell_until_ready(o, w.server, json);
     st = server_wait(w.server, &err);
     while (write(w.done_fd, &one, sizeof(one)) < 0 && errno == EINTR) {
     }

@@ -30,6 +30,7 @@
 
 #define DRAIN_MS    3000u /* without a majority a statement never ends by itself */
 #define HANDOVER_NS (2 * SEC_NS)
+#define LOOK_NS     (10 * MS_NS) /* how often server_wait_ready looks */
 
 /* ---- the gateway as the node's guest ---- */
 
@@ -375,6 +376,16 @@ static span_status start_all(struct server *s, struct span_error *err)
     return st == SPAN_OK ? start_ports(s, err) : st;
 }
 
+/* Its waits are measured by the clock that nobody sets. */
+static void init_changed(struct server *s)
+{
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&s->changed, &attr);
+    pthread_condattr_destroy(&attr);
+}
+
 span_status server_start(const struct server_options *o, struct server **out,
                          struct span_error *err)
 {
@@ -394,7 +405,7 @@ span_status server_start(const struct server_options *o, struct server **out,
     struct server *s = SPAN_NEW(struct server);
     server_options_copy(&s->options, o);
     pthread_mutex_init(&s->lock, NULL);
-    pthread_cond_init(&s->changed, NULL);
+    init_changed(s);
     s->data.lock_fd = -1;
     s->metrics = metrics_new();
     s->started_ns = clock_os_mono_ns();
@@ -463,4 +474,68 @@ bool server_is_ready(const struct server *s)
     struct node_status ns;
     node_status_get(s->node, &ns);
     return ns.ready;
+}
+
+/* "nodes 2, 3" that have no link both ways; their count. */
+static size_t append_absent(const struct server *s, struct buf *out)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < s->options.peer_count; i++) {
+        unsigned id = s->options.peers[i].id;
+        struct transport_peer_status ps;
+        if (id == s->options.id ||
+            (transport_peer_status(node_transport(s->node), id, &ps) == SPAN_OK &&
+             ps.link[NET_CONTROL].up_out && ps.link[NET_CONTROL].up_in)) {
+            continue;
+        }
+        buf_printf(out, "%s%u", count++ > 0 ? ", " : "", id);
+    }
+    return count;
+}
+
+void server_waiting_for(const struct server *s, char *out, size_t size)
+{
+    size_t all = s->options.peer_count;
+    struct buf absent = {0};
+    struct clock_info ci;
+    size_t count = append_absent(s, &absent);
+    clock_info_get(s->clock, &ci);
+    if (server_is_ready(s)) {
+        (void)snprintf(out, size, "%s", "");
+    } else if (ci.state >= CLOCK_FENCED) {
+        (void)snprintf(out, size, "the clock: %s", ci.reason);
+    } else if (2 * (all - count) <= all) {
+        (void)snprintf(out, size, "node%s %s: %zu of %zu nodes %s here, a majority is %zu",
+                       count == 1 ? "" : "s", buf_cstr(&absent), all - count, all,
+                       all - count == 1 ? "is" : "are", all / 2 + 1);
+    } else {
+        (void)snprintf(out, size, "a leader of the system range");
+    }
+    buf_deinit(&absent);
+}
+
+span_status server_wait_ready(struct server *s, unsigned timeout_ms)
+{
+    uint64_t end = clock_os_mono_ns() + timeout_ms * MS_NS;
+    for (;;) {
+        uint64_t now = clock_os_mono_ns();
+        uint64_t until = now + LOOK_NS < end ? now + LOOK_NS : end;
+        struct timespec at = {.tv_sec = (time_t)(until / SEC_NS),
+                              .tv_nsec = (long)(until % SEC_NS)};
+        if (server_is_ready(s)) {
+            return SPAN_OK;
+        }
+        if (now >= end) {
+            return SPAN_DEADLINE;
+        }
+        pthread_mutex_lock(&s->lock);
+        if (!s->stop && !s->fatal) {
+            (void)pthread_cond_timedwait(&s->changed, &s->lock, &at);
+        }
+        bool ends = s->stop || s->fatal;
+        pthread_mutex_unlock(&s->lock);
+        if (ends) {
+            return SPAN_CLOSED;
+        }
+    }
 }

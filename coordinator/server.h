@@ -107,5 +107,11 @@ void server_addresses_get(const struct server *s, struct server_addresses *out);
 /* True when this node could answer a SQL statement now: the range of the directory has a leader
  * known here and the clock is not fenced. What /readyz answers. Any thread. */
 bool server_is_ready(const struct server *s);
+/* Why it is not, for people, without a full stop: the nodes that a majority lacks, the clock, or a
+ * leader that is still to be found; "" when it is ready. Any thread. */
+void server_waiting_for(const struct server *s, char *out, size_t size);
+/* Blocks until the server is ready: OK. DEADLINE after timeout_ms; CLOSED when it is stopping or
+ * cannot go on, which server_wait then tells. On the thread that calls server_wait, before it. */
+SPAN_CHECKED span_status server_wait_ready(struct server *s, unsigned timeout_ms);
 
 #endif

@@ -70,13 +70,15 @@ static void on_health(void *ctx, const struct http_request *q, struct http_respo
 static void on_ready(void *ctx, const struct http_request *q, struct http_response *r)
 {
     struct server *s = ctx;
+    char waiting[512];
     (void)q;
-    bool ready = server_is_ready(s);
-    r->status = ready ? 200 : 503;
-    buf_append_str(
-        &r->body,
-        ready ? "ready\n"
-              : "not ready: the system range has no known leader, or the clock is fenced\n");
+    server_waiting_for(s, waiting, sizeof waiting);
+    if (waiting[0] == '\0') {
+        buf_append_str(&r->body, "ready\n");
+        return;
+    }
+    r->status = 503;
+    buf_printf(&r->body, "not ready: waiting for %s\n", waiting);
 }
 
 static void on_node(void *ctx, const struct http_request *q, struct http_response *r)
