@@ -12,7 +12,8 @@
 #define LIMIT_ROW_BYTES         (1 * MIB)  /* a row fits one log entry */
 #define LIMIT_STATEMENT_BYTES   (1 * MIB)  /* SQLite's own parser limit is of that order */
 #define LIMIT_TXN_WRITE_BYTES   (64 * MIB) /* a transaction's buffered writes at its gateway */
-#define LIMIT_TXN_RANGES        256        /* participants of one 2PC */
+#define LIMIT_TXN_RANGE_BYTES   (LIMIT_ENTRY_BYTES - 64 * KIB) /* those in one range: one entry */
+#define LIMIT_TXN_RANGES        256                            /* participants of one 2PC */
 #define LIMIT_TXN_LOCKS         100000 /* above it a transaction's locks merge into spans (G5) */
 #define LIMIT_COLUMNS           200
 #define LIMIT_RESULT_PAGE_ROWS  1000 /* one scan request's answer */

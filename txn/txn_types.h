@@ -59,6 +59,12 @@ struct txn_write {
     bool tombstone;
 };
 
+/* What a write takes of LIMIT_TXN_RANGE_BYTES. */
+static inline size_t txn_write_bytes(const struct txn_write *w)
+{
+    return w->key.size + w->value.size + 16;
+}
+
 /* Range-local key under which a range holds the schema version in force for a table (rule E2):
  * value u64, little-endian; absent or 0: the table is not there. A DDL transaction writes it in
  * every range that covers the table; every other one locks it S. */

@@ -18,6 +18,8 @@
 #include "base/invariant.h"
 #include "coordinator/route/txn_impl.h"
 
+#include <stdio.h>
+
 #define PLAN_AGAIN_NS   (5 * MS_NS)   /* while a part of the key space is not known */
 #define PLANS_MAX       16            /* the map changes under a commit at most so often */
 #define VOTE_AGAIN_NS   (100 * MS_NS) /* a refusal that the coordinator may not have heard of */
@@ -69,6 +71,7 @@ struct commit_op {
     bool sent;
     unsigned plans;
     span_status reason; /* why it will be aborted, as far as known */
+    char why[160];      /* the same in words, where the status says too little; "": nothing */
     struct route_request resolve;
 };
 
@@ -164,7 +167,11 @@ static void finish(struct commit_op *op, const struct tt_now *now, span_status s
         client_release(t, now, x, is_part,
                        op); /* where it only asked for locks that no answer told of */
     } else {
-        fail_text(&c->err, st, resp);
+        if (op->why[0] != '\0') {
+            (void)span_fail(&c->err, st, "%s", op->why);
+        } else {
+            fail_text(&c->err, st, resp);
+        }
         client_release(t, now, x, NULL, NULL);
         for (size_t i = 0; i < op->part_count; i++) {
             struct part *p = op->parts[i];
@@ -657,6 +664,35 @@ static span_status plan_coordinator(struct commit_op *op)
     return SPAN_OK;
 }
 
+/* A range logs its part as one entry; with several ranges its locks are in there too, at least
+ * those on what is written. What cannot fit is refused before anything is sent. */
+static span_status check_sizes(struct commit_op *op)
+{
+    const struct txn_commit *c = op->c;
+    if (op->part_count > LIMIT_TXN_RANGES) {
+        (void)snprintf(op->why, sizeof op->why,
+                       "the transaction touches %zu ranges, the limit is %d", op->part_count,
+                       LIMIT_TXN_RANGES);
+        return SPAN_TOO_LARGE;
+    }
+    for (size_t i = 0; i < op->part_count; i++) {
+        const struct part *p = op->parts[i];
+        uint64_t bytes = 0;
+        for (size_t w = p->from; w < p->to; w++) {
+            bytes += txn_write_bytes(&c->writes[w]);
+            bytes += op->part_count > 1 ? c->writes[w].key.size + 4 : 0;
+        }
+        if (bytes > LIMIT_TXN_RANGE_BYTES) {
+            (void)snprintf(op->why, sizeof op->why,
+                           "the transaction writes %llu bytes in range %llu, the limit is %llu",
+                           (unsigned long long)bytes, (unsigned long long)p->range,
+                           (unsigned long long)LIMIT_TXN_RANGE_BYTES);
+            return SPAN_TOO_LARGE;
+        }
+    }
+    return SPAN_OK;
+}
+
 static span_status plan_parts(struct commit_op *op)
 {
     parts_clear(op);
@@ -670,10 +706,7 @@ static span_status plan_parts(struct commit_op *op)
     if (st == SPAN_OK && op->c->write_count + op->c->schema_put_count > 0) {
         st = plan_coordinator(op);
     }
-    if (st == SPAN_OK && op->part_count > LIMIT_TXN_RANGES) {
-        st = SPAN_TOO_LARGE;
-    }
-    return st;
+    return st == SPAN_OK ? check_sizes(op) : st;
 }
 
 static void go_validate(struct commit_op *op, const struct tt_now *now)

@@ -253,9 +253,9 @@ static bool too_large(const struct range_request *q)
 {
     size_t bytes = 0;
     for (size_t i = 0; i < q->write_count; i++) {
-        bytes += q->writes[i].key.size + q->writes[i].value.size + 16;
+        bytes += txn_write_bytes(&q->writes[i]);
     }
-    return bytes > LIMIT_ENTRY_BYTES - 64 * KIB;
+    return bytes > LIMIT_TXN_RANGE_BYTES;
 }
 
 /* What all three commit operations need before they may choose a timestamp. OK: all locks are held

@@ -1,6 +1,7 @@
 /* Client transactions against ranges played by the test: what is sent to whom, and what a client is
  * told when answers are lost, late, refusals, or contradict the map. */
 #include "base/alloc.h"
+#include "base/limits.h"
 #include "coordinator/route/txn_client.h"
 
 #include <criterion/criterion.h>
@@ -189,15 +190,16 @@ static void lock_key(struct bench *b, const char *key, node_id node)
     cr_assert_eq(b->read.status, SPAN_OK);
 }
 
-static void start_commit(struct bench *b, const char *k1, const char *k2)
+static void start_commit_of(struct bench *b, const char *k1, struct slice v1, const char *k2,
+                            struct slice v2)
 {
     static struct txn_write writes[2];
     size_t n = 0;
     if (k1 != NULL) {
-        writes[n++] = (struct txn_write){.key = slice_str(k1), .value = slice_str("v1")};
+        writes[n++] = (struct txn_write){.key = slice_str(k1), .value = v1};
     }
     if (k2 != NULL) {
-        writes[n++] = (struct txn_write){.key = slice_str(k2), .value = slice_str("v2")};
+        writes[n++] = (struct txn_write){.key = slice_str(k2), .value = v2};
     }
     b->commit = (struct txn_commit){.writes = writes,
                                     .write_count = n,
@@ -206,6 +208,11 @@ static void start_commit(struct bench *b, const char *k1, const char *k2)
                                     .owner = b};
     b->commit_done = false;
     txn_commit_start(b->clients, &b->now, &b->ref, &b->commit);
+}
+
+static void start_commit(struct bench *b, const char *k1, const char *k2)
+{
+    start_commit_of(b, k1, slice_str("v1"), k2, slice_str("v2"));
 }
 
 Test(txn_client, a_read_goes_to_the_leader_and_follows_it)
@@ -405,6 +412,30 @@ Test(txn_client, two_ranges_are_prepared_at_once_and_the_coordinator_answers)
     cr_assert_eq(b->commit.status, SPAN_OK);
     cr_assert_eq(b->commit.ts.ns, 77);
     cr_assert_eq(router_count(b->router), 0, "nothing is sent for it any more");
+    bench_free(b);
+}
+
+Test(txn_client, what_no_log_entry_can_hold_is_refused_before_it_is_sent)
+{
+    static const uint8_t zeros[LIMIT_ENTRY_BYTES];
+    struct slice most = slice_of(zeros, LIMIT_TXN_RANGE_BYTES - 100);
+    struct slice more = slice_of(zeros, LIMIT_TXN_RANGE_BYTES);
+    for (int i = 0; i < 2; i++) { /* one range; one of two */
+        struct bench *b = bench_new();
+        lock_key(b, "a", 2);
+        start_commit_of(b, "a", more, i == 0 ? NULL : "m", slice_str("v"));
+        cr_assert(b->commit_done, "at once");
+        cr_assert_eq(b->commit.status, SPAN_TOO_LARGE);
+        cr_assert(strstr(b->commit.err.text, "in range") != NULL, "%s", b->commit.err.text);
+        (void)request(b, 2, OP_RELEASE);
+        expect_nothing(b, 2);
+        expect_nothing(b, 3);
+        bench_free(b);
+    }
+    struct bench *b = bench_new();
+    start_commit_of(b, "a", most, "m", most); /* each range has an entry of its own */
+    (void)request(b, 2, OP_COORDINATE);
+    (void)request(b, 3, OP_PREPARE);
     bench_free(b);
 }
 
