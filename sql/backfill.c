@@ -154,8 +154,7 @@ static void pause_ms(unsigned ms)
     nanosleep(&ts, NULL);
 }
 
-/* Runs step in a transaction of its own, again after retryable failures. */
-static bool in_txn(struct sql_session *s, bool (*step)(void *ctx), void *ctx)
+bool ddl_in_txn(struct sql_session *s, bool (*step)(void *ctx), void *ctx)
 {
     for (unsigned i = 0; i < STEP_TRIES; i++) {
         sql_error_clear(&s->err);
@@ -203,7 +202,7 @@ static bool step_fill(void *ctx)
         if (ok) {
             buf_move(&b->from, &next);
             b->done = done;
-            ok = block_begin_kv(b->s, false, true); /* for in_txn to commit: empty */
+            ok = block_begin_kv(b->s, false, true); /* for ddl_in_txn to commit: empty */
         }
     }
     buf_deinit(&next);
@@ -253,15 +252,15 @@ static bool build(struct sql_session *s, struct table_desc *d, const char *name)
     struct drop_step named = {.s = s, .name = name};
     bool ok = true;
     while (ok && !b.done) {
-        ok = in_txn(s, step_fill, &b);
+        ok = ddl_in_txn(s, step_fill, &b);
     }
     buf_deinit(&b.from);
     if (ok) {
-        ok = in_txn(s, step_publish, &named);
+        ok = ddl_in_txn(s, step_publish, &named);
     }
     if (!ok) {
         struct sql_error keep = s->err;
-        (void)in_txn(s, step_drop, &named);
+        (void)ddl_in_txn(s, step_drop, &named);
         s->err = keep;
     }
     return ok;
@@ -305,7 +304,7 @@ bool ddl_create_index_online(struct sql_session *s, const struct sql_stmt *st, c
     if (!ddl_text_init(&x, s)) {
         return false;
     }
-    bool ok = ddl_parse_index(s, &x, &a.unique, &a.soft, &a.open) && in_txn(s, step_add, &a);
+    bool ok = ddl_parse_index(s, &x, &a.unique, &a.soft, &a.open) && ddl_in_txn(s, step_add, &a);
     if (ok && a.building) {
         ok = build(s, a.d, (const char *)x.name.data);
     }

@@ -1,6 +1,7 @@
 /* Transaction blocks: BEGIN .. COMMIT, savepoints, and the kv transaction under them. */
 #include "base/alloc.h"
 #include "base/limits.h"
+#include "sql/ddl.h"
 #include "sql/session_impl.h"
 
 #include <ctype.h>
@@ -43,6 +44,7 @@ bool block_begin_kv(struct sql_session *s, bool read_only, bool autocommit)
 
 void block_drop_kv(struct sql_session *s)
 {
+    s->sweep_due = false;
     if (s->kv_open) {
         s->kv->ops->rollback(s->kv);
         session_gate(s);
@@ -66,6 +68,7 @@ static void end_block(struct sql_session *s, bool committed)
     s->failed = false;
     s->read_only = false;
     s->historical = false;
+    s->sweep_due = s->sweep_due && committed;
     session_scans_reset(s);
 }
 
@@ -103,9 +106,16 @@ bool block_commit(struct sql_session *s)
             session_forget_schema(s);
         }
         end_block(s, false);
-        return session_fail(s, st, &err);
+        (void)session_fail(s, st, &err);
+        if (st == SPAN_TOO_LARGE) {
+            sql_error_hint(&s->err, "Split the work into several transactions.");
+        }
+        return false;
     }
     end_block(s, true);
+    if (s->sweep_due) {
+        ddl_sweep(s);
+    }
     return true;
 }
 

@@ -112,20 +112,13 @@ bool ddl_delete_name(struct sql_session *s, const char *name)
     return true;
 }
 
-static bool delete_span(struct sql_session *s, const struct buf *start, const struct buf *end)
-{
-    struct span_error err = {0};
-    span_status st = s->kv->ops->delete_span(s->kv, buf_slice(start), buf_slice(end), &err);
-    return st == SPAN_OK || session_fail(s, st, &err);
-}
-
 bool ddl_delete_index_span(struct sql_session *s, uint32_t table, uint16_t index)
 {
     struct buf start = {0};
     struct buf end = {0};
     key_index_prefix(&start, table, index);
     key_prefix_end(&end, buf_slice(&start));
-    bool ok = delete_span(s, &start, &end);
+    bool ok = ddl_remove_span(s, buf_slice(&start), buf_slice(&end));
     buf_deinit(&start);
     buf_deinit(&end);
     return ok;
@@ -137,7 +130,7 @@ static bool delete_table_span(struct sql_session *s, uint32_t table)
     struct buf end = {0};
     key_table_start(&start, table);
     key_table_end(&end, table);
-    bool ok = delete_span(s, &start, &end);
+    bool ok = ddl_remove_span(s, buf_slice(&start), buf_slice(&end));
     buf_deinit(&start);
     buf_deinit(&end);
     return ok;
@@ -376,22 +369,61 @@ static bool drop_list(struct sql_session *s, enum desc_kind kind, char *notice, 
     return ok;
 }
 
+/* More rows than one transaction carries: the table goes on under a new id, empty, and the old id's
+ * keys are swept. Its automatic ids go on where they were; its split points stay behind. */
+static bool truncate_by_id(struct sql_session *s, const struct table_desc *d, struct slice start,
+                           struct slice end)
+{
+    struct span_error err = {0};
+    uint64_t next_id = 0;
+    uint64_t ignored = 0;
+    struct table_desc *next = table_desc_copy(d);
+    span_status st = SPAN_OK;
+    next->version++;
+    if (d->pk == PK_ROWID || d->pk == PK_HIDDEN) {
+        uint64_t seen = schema_cache_rowid_seen(s->cache, d->id, 0);
+        st = s->kv->ops->alloc_ids(s->kv, d->id, 1, seen, &next_id, &err);
+    }
+    if (st == SPAN_OK) {
+        st = s->kv->ops->put_schema_version(s->kv, d->id, 0, &err);
+    }
+    bool ok = (st == SPAN_OK || session_fail(s, st, &err)) && ddl_sweep_later(s, start, end) &&
+              store_new_table(s, next);
+    if (ok && next_id > 1) {
+        st = s->kv->ops->alloc_ids(s->kv, next->id, 1, next_id - 1, &ignored, &err);
+        ok = st == SPAN_OK || session_fail(s, st, &err);
+    }
+    table_desc_unref(next);
+    return ok;
+}
+
 static bool truncate_one(struct sql_session *s, const char *name)
 {
     struct table_desc *d = NULL;
-    if (!session_find_desc(s, name, &d)) {
+    struct buf start = {0};
+    struct buf end = {0};
+    bool small = false;
+    if (!ddl_lock_name(s, name, &d)) {
         return false;
     }
-    bool ok = false;
     if (d == NULL || d->kind != DESC_TABLE) {
         sql_error_set(&s->err, "42P01", "no such table: %s", name);
-    } else {
-        struct sess_table *t = session_table(s, name);
-        if (t != NULL) {
-            session_use_table(s, t);
-            ok = delete_table_span(s, d->id);
-        }
+        table_desc_unref(d);
+        return false;
     }
+    session_use_desc(s, d);
+    key_table_start(&start, d->id);
+    key_table_end(&end, d->id);
+    bool ok = ddl_span_is_small(s, buf_slice(&start), buf_slice(&end), &small);
+    if (ok && small) {
+        struct span_error err = {0};
+        span_status st = s->kv->ops->delete_span(s->kv, buf_slice(&start), buf_slice(&end), &err);
+        ok = st == SPAN_OK || session_fail(s, st, &err);
+    } else if (ok) {
+        ok = truncate_by_id(s, d, buf_slice(&start), buf_slice(&end));
+    }
+    buf_deinit(&start);
+    buf_deinit(&end);
     table_desc_unref(d);
     return ok;
 }

@@ -44,4 +44,8 @@ struct table_desc *ddl_describe(struct sql_session *s, const char *create_sql,
 bool ddl_describe_index(struct sql_session *s, const struct table_desc *d, const char *sql,
                         const char *name, struct table_index *ix, struct sql_error *err);
 
+/* After a commit that set s->sweep_due: deletes the keys of what was dropped, in transactions of
+ * its own. What it cannot do now it leaves to the next one, with a notice. */
+void ddl_sweep(struct sql_session *s);
+
 #endif

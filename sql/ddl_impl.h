@@ -1,4 +1,4 @@
-/* What ddl.c and backfill.c share. */
+/* What ddl.c, backfill.c and sweep.c share. */
 #ifndef SPAN_SQL_DDL_IMPL_H
 #define SPAN_SQL_DDL_IMPL_H
 
@@ -29,5 +29,15 @@ bool ddl_add_index(struct sql_session *s, struct ddl_text *x, bool unique, bool 
 /* Builds an index over the rows of a small table in the open transaction, and makes it public. */
 bool ddl_fill_in_block(struct sql_session *s, const struct table_desc *d, const char *name);
 bool ddl_drop_index_named(struct sql_session *s, const char *name);
+/* Runs step in a transaction of its own, again after retryable failures. Not inside a block. */
+bool ddl_in_txn(struct sql_session *s, bool (*step)(void *ctx), void *ctx);
+
+/* sweep.c: keys of what the open transaction gives up. */
+/* Few enough to be deleted in the transaction itself? */
+bool ddl_span_is_small(struct sql_session *s, struct slice start, struct slice end, bool *small);
+/* Notes the span for deletion after the commit. Nothing may read or write it from then on. */
+bool ddl_sweep_later(struct sql_session *s, struct slice start, struct slice end);
+/* Deletes it now if it is small, else later. */
+bool ddl_remove_span(struct sql_session *s, struct slice start, struct slice end);
 
 #endif

@@ -712,6 +712,7 @@ static bool run_once(struct dml *m)
     if (rc == SQLITE_DONE && m->cap.too_large) {
         sql_error_set(&s->err, "54000", "a transaction writes at most %llu bytes",
                       LIMIT_TXN_WRITE_BYTES);
+        sql_error_hint(&s->err, "Split the work into several transactions.");
         return false;
     }
     return rc == SQLITE_DONE;
@@ -840,7 +841,14 @@ static bool put_key(struct dml *m, const struct buf *key, const struct buf *valu
 {
     struct span_error err = {0};
     span_status st = m->s->kv->ops->put(m->s->kv, buf_slice(key), buf_slice(value), &err);
-    return st == SPAN_OK || session_fail(m->s, st, &err);
+    if (st == SPAN_OK) {
+        return true;
+    }
+    (void)session_fail(m->s, st, &err);
+    if (st == SPAN_TOO_LARGE) {
+        sql_error_hint(&m->s->err, "Split the work into several transactions.");
+    }
+    return false;
 }
 
 static bool del_key(struct dml *m, const struct buf *key)

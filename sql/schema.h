@@ -16,6 +16,7 @@
 #include <stdatomic.h>
 
 #define SYS_TABLE_DESCRIPTORS 1
+#define SYS_TABLE_DROPPED     2 /* key spans that nobody uses any more, see sweep.c */
 #define COUNTER_TABLE_ID      1 /* kv alloc_ids: table ids; n gives KEY_USER_TABLE_MIN - 1 + n */
 #define LIMIT_NAME_BYTES      255
 #define LIMIT_TABLE_INDEXES   64

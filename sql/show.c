@@ -109,6 +109,9 @@ static bool system_key(uint32_t table, uint16_t index, struct slice rest, struct
     case SYS_TABLE_DESCRIPTORS:
         buf_append_str(out, "/system/schema");
         return false;
+    case SYS_TABLE_DROPPED:
+        buf_append_str(out, "/system/dropped");
+        return false;
     case 1000:
         buf_printf(out, "/system/counters%s", index == 0 ? "" : "@own");
         if (rest.size == 4) {

@@ -654,6 +654,31 @@ static span_status validate(struct mem *m, struct span_error *err)
     return SPAN_OK;
 }
 
+/* As the ranges have it: a transaction's writes in one range are one log entry. */
+static span_status check_sizes(const struct mem *m, struct span_error *err)
+{
+    const struct kv_mem_store *s = m->s;
+    size_t *bytes = span_calloc(s->bound_count + 1, sizeof *bytes);
+    span_status st = SPAN_OK;
+    for (size_t i = 0; st == SPAN_OK && i < m->w_count; i++) {
+        struct slice key = buf_slice(&m->w[i].key);
+        if ((size_t)(uintptr_t)mapb_get(&m->latest, key) != i + 1) {
+            continue;
+        }
+        size_t r = 0;
+        while (r < s->bound_count && slice_cmp(buf_slice(&s->bounds[r]), key) <= 0) {
+            r++;
+        }
+        bytes[r] += key.size + m->w[i].value.size + 16;
+        if (bytes[r] > LIMIT_TXN_RANGE_BYTES) {
+            st = span_fail(err, SPAN_TOO_LARGE, "more than %llu bytes in one range",
+                           (unsigned long long)LIMIT_TXN_RANGE_BYTES);
+        }
+    }
+    span_free(bytes);
+    return st;
+}
+
 static span_status mem_commit(struct kv *kv, struct tt_ts *ts, struct span_error *err)
 {
     struct mem *m = mem_of(kv);
@@ -667,6 +692,9 @@ static span_status mem_commit(struct kv *kv, struct tt_ts *ts, struct span_error
         return SPAN_OK;
     }
     span_status st = validate(m, err);
+    if (st == SPAN_OK) {
+        st = check_sizes(m, err);
+    }
     if (st != SPAN_OK) {
         return st;
     }

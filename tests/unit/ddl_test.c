@@ -4,6 +4,8 @@
 #include "tests/lib/sql_fixture.h"
 
 #include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
 
 static struct sql_fixture f;
 
@@ -344,4 +346,173 @@ Test(ddl, a_comparison_with_a_value_too_large_for_a_key_is_answered)
           "0");
     ok(0, "DELETE FROM t WHERE k >= printf('%.*c', 5000, 'x')");
     gives(0, "SELECT count(*) FROM t", "3");
+}
+
+/* --- dropping many rows --- */
+
+#define MANY "2500" /* more than one step of the sweep */
+
+static void count_key(void *ctx, struct slice key, struct slice value)
+{
+    (void)key;
+    (void)value;
+    ++*(size_t *)ctx;
+}
+
+/* Keys in force of all user tables. */
+static size_t user_keys(void)
+{
+    struct buf from = {0};
+    size_t n = 0;
+    key_table_start(&from, KEY_USER_TABLE_MIN);
+    kv_mem_each(f.store, buf_slice(&from), slice_of("", 0), count_key, &n);
+    buf_deinit(&from);
+    return n;
+}
+
+/* Records of spans still to be swept. */
+static size_t records(void)
+{
+    struct buf from = {0};
+    struct buf to = {0};
+    size_t n = 0;
+    key_table_start(&from, SYS_TABLE_DROPPED);
+    key_table_end(&to, SYS_TABLE_DROPPED);
+    kv_mem_each(f.store, buf_slice(&from), buf_slice(&to), count_key, &n);
+    buf_deinit(&from);
+    buf_deinit(&to);
+    return n;
+}
+
+static void fill(const char *table)
+{
+    char sql[256];
+    snprintf(sql, sizeof sql,
+             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < " MANY
+             ") INSERT INTO %s SELECT i, 'v' || i FROM n",
+             table);
+    ok(0, sql);
+}
+
+Test(ddl, a_large_table_is_dropped_and_its_rows_go_in_steps)
+{
+    ok(0, "CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT)");
+    ok(0, "CREATE INDEX tb ON t(b)");
+    ok(0, "CREATE TABLE other(a INTEGER PRIMARY KEY, b TEXT)");
+    ok(0, "INSERT INTO other VALUES (1, 'x')");
+    fill("t");
+    gives(1, "SELECT count(*) FROM t", MANY);
+    ok(0, "DROP TABLE t");
+    cr_assert_str_eq(f.c[0].notice, "");
+    cr_assert_eq(user_keys(), 1, "%zu keys are left", user_keys());
+    cr_assert_eq(records(), 0);
+    fails(1, "SELECT count(*) FROM t", "42P01");
+    ok(1, "CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT)");
+    gives(0, "SELECT count(*) FROM t", "0");
+}
+
+Test(ddl, a_large_drop_in_a_block_ends_with_the_block)
+{
+    ok(0, "CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT)");
+    fill("t");
+    ok(0, "BEGIN");
+    ok(0, "DROP TABLE t");
+    fails(0, "SELECT count(*) FROM t", "42P01");
+    ok(0, "ROLLBACK");
+    gives(0, "SELECT count(*) FROM t", MANY);
+    ok(0, "CREATE TABLE small(a INT)");
+    ok(0, "DROP TABLE small");
+    gives(1, "SELECT count(*) FROM t", MANY);
+    ok(0, "BEGIN");
+    ok(0, "DROP TABLE t");
+    ok(0, "CREATE TABLE t(a INTEGER PRIMARY KEY)");
+    ok(0, "INSERT INTO t VALUES (7)");
+    cr_assert_eq(records(), 0);
+    ok(0, "COMMIT");
+    gives(1, "SELECT a FROM t", "7");
+    cr_assert_eq(user_keys(), 1, "%zu keys are left", user_keys());
+    cr_assert_eq(records(), 0);
+}
+
+Test(ddl, a_sweep_that_stops_is_ended_by_the_next)
+{
+    ok(0, "CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT)");
+    ok(0, "CREATE TABLE u(a INTEGER PRIMARY KEY, b TEXT)");
+    fill("t");
+    fill("u");
+    kv_mem_fail_commit(f.store, 3, SPAN_IO,
+                       1); /* the drop, the look at the records, the first step */
+    ok(0, "DROP TABLE t");
+    cr_assert(strstr(f.c[0].notice, "remain") != NULL, "%s", f.c[0].notice);
+    cr_assert_eq(records(), 1);
+    fails(1, "SELECT * FROM t", "42P01");
+    kv_mem_fail_commit(f.store, 3, SPAN_CONFLICT, 3); /* tried again */
+    ok(1, "DROP TABLE u");
+    cr_assert_str_eq(f.c[1].notice, "");
+    cr_assert_eq(records(), 0);
+    cr_assert_eq(user_keys(), 0, "%zu keys are left", user_keys());
+}
+
+Test(ddl, a_large_index_is_dropped_under_a_table_that_lives_on)
+{
+    ok(0, "CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT)");
+    ok(0, "CREATE INDEX tb ON t(b)");
+    fill("t");
+    ok(0, "DROP INDEX tb");
+    cr_assert_eq(user_keys(), strtoul(MANY, NULL, 10));
+    cr_assert_eq(records(), 0);
+    gives(1, "SELECT a FROM t WHERE b = 'v77'", "77");
+    ok(1, "CREATE INDEX tb ON t(b)");
+    gives(0, "SELECT a FROM t WHERE b = 'v78'", "78");
+}
+
+Test(ddl, truncate_of_a_large_table_is_one_transaction)
+{
+    ok(0, "CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT)");
+    ok(0, "CREATE INDEX tb ON t(b)");
+    fill("t");
+    ok(1, "BEGIN");
+    gives(1, "SELECT count(*) FROM t", MANY);
+    ok(0, "BEGIN");
+    ok(0, "TRUNCATE t");
+    gives(0, "SELECT count(*) FROM t", "0");
+    ok(0, "INSERT INTO t(b) VALUES ('new')");
+    ok(0, "ROLLBACK");
+    gives(0, "SELECT count(*) FROM t", MANY);
+    ok(0, "BEGIN");
+    ok(0, "TRUNCATE t");
+    ok(0, "INSERT INTO t(b) VALUES ('new')");
+    gives(0, "SELECT a > " MANY ", b FROM t WHERE b = 'new'", "1|new");
+    ok(0, "COMMIT");
+    ok(1, "ROLLBACK");
+    gives(1, "SELECT count(*) FROM t", "1");
+    gives(1, "SELECT b FROM t WHERE b > 'a'", "new");
+    cr_assert_eq(user_keys(), 2, "a row and its entry, not %zu keys", user_keys());
+    ok(1, "INSERT INTO t(b) VALUES ('newer')");
+    ok(1, "TRUNCATE t"); /* few rows: deleted in the transaction */
+    gives(0, "SELECT count(*) FROM t", "0");
+    cr_assert_eq(user_keys(), 0);
+}
+
+Test(ddl, a_transaction_too_large_for_a_range_is_told_to_be_split)
+{
+    ok(0, "CREATE TABLE t(a INTEGER PRIMARY KEY, b BLOB)");
+    ok(0, "BEGIN");
+    for (int i = 0; i < 5; i++) {
+        char sql[80];
+        snprintf(sql, sizeof sql, "INSERT INTO t VALUES (%d, zeroblob(700000))", i);
+        ok(0, sql);
+    }
+    fails(0, "COMMIT", "54000");
+    cr_assert(strstr(f.c[0].hint, "several transactions") != NULL, "%s", f.c[0].hint);
+    gives(0, "SELECT count(*) FROM t", "0");
+    ok(0, "ALTER TABLE t SPLIT AT VALUES (3)");
+    ok(0, "BEGIN");
+    for (int i = 0; i < 5; i++) {
+        char sql[80];
+        snprintf(sql, sizeof sql, "INSERT INTO t VALUES (%d, zeroblob(700000))", i);
+        ok(0, sql);
+    }
+    ok(0, "COMMIT"); /* each range has its own entry */
+    gives(1, "SELECT count(*) FROM t", "5");
 }
