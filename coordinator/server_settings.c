@@ -225,18 +225,19 @@ span_status server_settings_read(const char *dir, struct server_settings *out,
     struct reader r = {.path = path, .text = text, .out = out, .err = err};
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     span_status st = SPAN_OK;
-    ssize_t n = 0;
+    size_t n = 0;
 
     if (fd < 0) {
         st = errno == ENOENT ? SPAN_NOT_FOUND : fail_io(err, "open", path);
     } else {
-        n = read(fd, text, sizeof(text) - 1);
-        st = n < 0 ? fail_io(err, "read", path) : SPAN_OK;
+        ssize_t got = read(fd, text, sizeof(text) - 1);
+        st = got < 0 ? fail_io(err, "read", path) : SPAN_OK;
+        n = got < 0 ? 0 : (size_t)got;
         (void)close(fd);
     }
     if (st == SPAN_OK) {
         text[n] = '\0';
-        st = strlen(text) == (size_t)n
+        st = strlen(text) == n
                  ? take_text(&r)
                  : span_fail(err, SPAN_CORRUPT, "%s is damaged: it holds a zero byte", path);
     }
