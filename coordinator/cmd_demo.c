@@ -77,6 +77,7 @@ static const struct config_option demo_options[] = {
      .kind = CONFIG_COUNT,
      .where = CONFIG_FLAG_ONLY,
      .arg = "N",
+     .min = 1,
      .max = 1000000,
      .help = "with --no-shell: how long to run"},
     {.name = "log-level",
@@ -105,6 +106,7 @@ struct demo {
     char *dir;
     bool dir_is_temporary;
     char *url;
+    uint64_t accounts; /* of the bank; 0: there is none */
     FILE *log;
     int signal_fd;
     pthread_mutex_t ending;  /* held by main while it starts the servers, then by whoever ends the
@@ -387,19 +389,35 @@ static void release_interrupt(struct demo *d)
 /* ---- bank, tour, shell ------------------------------------------------------------------------
  */
 
-/* A data folder of an earlier demo has its bank already. */
-static bool bank_exists(const struct demo *d)
+/* True when a statement works; its first value, as a number, in *out. */
+static bool ask_number(PGconn *conn, const char *sql, uint64_t *out)
+{
+    struct span_error ignored;
+    PGresult *r = NULL;
+    bool works = sql_client_exec(conn, sql, &r, &ignored) == SPAN_OK;
+
+    *out = works && PQntuples(r) > 0 ? strtoull(PQgetvalue(r, 0, 0), NULL, 10) : 0;
+    PQclear(r);
+    return works;
+}
+
+/* A data folder of an earlier demo has its bank already; d->accounts says of how many accounts, 0
+ * when the tables are somebody's own. */
+static bool bank_exists(struct demo *d)
 {
     struct span_error err;
     PGconn *conn = NULL;
-    PGresult *r = NULL;
+    uint64_t first;
     bool exists;
 
     if (sql_client_connect(d->url, &conn, &err) != SPAN_OK) {
         return false;
     }
-    exists = sql_client_exec(conn, "SELECT 1 FROM accounts LIMIT 1", &r, &err) == SPAN_OK;
-    PQclear(r);
+    exists = ask_number(conn, "SELECT 1 FROM accounts LIMIT 1", &first);
+    if (!exists ||
+        !ask_number(conn, "SELECT value FROM bank_info WHERE key = 'accounts'", &d->accounts)) {
+        d->accounts = 0;
+    }
     PQfinish(conn);
     return exists;
 }
@@ -436,8 +454,14 @@ static span_status load_bank(struct demo *d, const struct config *c,
     char *argv[sizeof(words) / sizeof(words[0])] = {NULL};
     int argc = 0;
     int code = 0;
+    bool exists = bank_exists(d);
 
-    if (config_uint(c, "accounts") > 0 && !bank_exists(d)) {
+    if (exists && config_is_set(c, "accounts") && d->accounts != config_uint(c, "accounts")) {
+        fprintf(stderr, "spanlite demo: --accounts is for a new bank: the one in %s has %llu\n",
+                d->dir, (unsigned long long)d->accounts);
+    }
+    if (!exists && config_uint(c, "accounts") > 0) {
+        d->accounts = config_uint(c, "accounts");
         for (; words[argc] != NULL; argc++) {
             argv[argc] = span_strdup(words[argc]);
         }
@@ -453,7 +477,7 @@ static span_status load_bank(struct demo *d, const struct config *c,
 
 static void print_tour(const struct demo *d, const struct config *c)
 {
-    unsigned long long accounts = config_uint(c, "accounts");
+    unsigned long long accounts = d->accounts;
 
     printf("\n%u node%s in this process, data in %s%s\n", d->node_count,
            d->node_count == 1 ? "" : "s", d->dir,
@@ -515,6 +539,9 @@ int cmd_demo_run(int argc, char **argv, int (*shell)(int argc, char **argv),
     int code = command_parse(&demo_help, c, argc, argv, 0);
     span_status st;
 
+    if (code < 0 && config_is_set(c, "seconds") && !config_bool(c, "no-shell")) {
+        code = command_misplaced("demo", "--seconds", "belongs to --no-shell");
+    }
     if (code >= 0) {
         config_free(c);
         return code;

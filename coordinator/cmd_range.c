@@ -44,12 +44,31 @@ static void append_identifier(struct buf *out, const char *name)
     buf_append_byte(out, '"');
 }
 
+/* True after a complaint: what ALTER answers has no columns to choose from. */
+static bool complains_wide(const struct config *c)
+{
+    return config_bool(c, "wide") &&
+           command_misplaced("range", "--wide", "belongs to list") != COMMAND_OK;
+}
+
+static int run_list(struct config *c)
+{
+    if (config_arg_count(c) > 1) {
+        return command_misplaced("range", config_arg(c, 1),
+                                 "is one word too many: list takes none");
+    }
+    return sql_client_run("range", c, "SHOW RANGES", "range_id start_key end_key leader replicas");
+}
+
 static int run_split(struct config *c)
 {
     size_t count = config_arg_count(c);
     struct buf sql = {0};
     int code;
 
+    if (complains_wide(c)) {
+        return COMMAND_USAGE;
+    }
     if (count < 3) {
         fputs("spanlite range: split needs a table and at least one key\n", stderr);
         return COMMAND_USAGE;
@@ -72,6 +91,9 @@ static int run_transfer(struct config *c)
     char *sql;
     int code;
 
+    if (complains_wide(c)) {
+        return COMMAND_USAGE;
+    }
     if (config_arg_count(c) != 3 || !is_number(range) || !is_number(node)) {
         fputs("spanlite range: transfer-leader needs a range number and a node number\n", stderr);
         return COMMAND_USAGE;
@@ -93,8 +115,7 @@ int cmd_range_main(int argc, char **argv)
         goto done;
     }
     if (verb != NULL && (strcmp(verb, "list") == 0 || strcmp(verb, "ls") == 0)) {
-        code =
-            sql_client_run("range", c, "SHOW RANGES", "range_id start_key end_key leader replicas");
+        code = run_list(c);
     } else if (verb != NULL && strcmp(verb, "split") == 0) {
         code = run_split(c);
     } else if (verb != NULL && strcmp(verb, "transfer-leader") == 0) {

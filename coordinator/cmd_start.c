@@ -236,6 +236,11 @@ span_status cmd_start_options(struct config *c, char *const *envp, struct server
     if (config_text(c, "peers") != NULL) {
         st = server_options_add_peers(o, config_text(c, "peers"), err);
     }
+    if (st == SPAN_OK && o->enable_faults && o->http_listen == NULL) {
+        return span_fail(
+            err, SPAN_INVALID,
+            "--enable-faults needs --http-listen: faults are set through the HTTP port");
+    }
     return st == SPAN_OK ? server_options_check(o, err) : st;
 }
 
@@ -394,6 +399,9 @@ int cmd_start_main(int argc, char **argv)
 
     if (code < 0 && cmd_start_options(c, environ, &o, &err) != SPAN_OK) {
         code = command_fail("start", COMMAND_USAGE, &err);
+    } else if (code < 0 && config_bool(c, "dry-run") && config_bool(c, "json")) {
+        code = command_misplaced("start", "--json",
+                                 "is the form of the ready line: not with --dry-run");
     } else if (code < 0 && config_bool(c, "dry-run")) {
         print_settings(c);
         code = COMMAND_OK;

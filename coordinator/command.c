@@ -80,7 +80,8 @@ static int print_version(int argc, char **argv)
         puts("Usage: spanlite version [--json]\n\nExample:\n  spanlite version --json");
         return COMMAND_OK;
     }
-    fprintf(stderr, "spanlite version: unexpected '%.80s'\n", argv[1]);
+    fprintf(stderr, "spanlite version: unexpected '%.80s'\n",
+            argv[argc > 2 && strcmp(argv[1], "--json") == 0 ? 2 : 1]);
     return COMMAND_USAGE;
 }
 
@@ -90,7 +91,12 @@ static int print_help(const struct command *table, size_t count, int argc, char 
     char help[] = "--help";
     char *sub_argv[3] = {NULL, help, NULL};
 
-    if (argc < 2 || argv[1][0] == '-') {
+    if (argc > 2) {
+        fprintf(stderr, "spanlite help: unexpected '%.80s': help is on one command at a time\n",
+                argv[2]);
+        return COMMAND_USAGE;
+    }
+    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
         print_overview(stdout, table, count);
         return COMMAND_OK;
     }
@@ -141,6 +147,19 @@ int command_fail(const char *verb, enum command_exit code, const struct span_err
     return (int)code;
 }
 
+static int say_help(const char *verb)
+{
+    fprintf(stderr, "spanlite %s: 'spanlite %s --help' shows every flag and an example\n", verb,
+            verb);
+    return COMMAND_USAGE;
+}
+
+int command_misplaced(const char *verb, const char *what, const char *why)
+{
+    fprintf(stderr, "spanlite %s: %.80s %s\n", verb, what, why);
+    return say_help(verb);
+}
+
 int command_fail_verb(const char *verb, const char *word, const char *const *words, size_t count)
 {
     const char *near = word != NULL ? config_nearest(word, words, count) : NULL;
@@ -157,9 +176,7 @@ int command_fail_verb(const char *verb, const char *word, const char *const *wor
     } else {
         fprintf(stderr, "spanlite %s: unknown word '%.80s'\n", verb, word);
     }
-    fprintf(stderr, "spanlite %s: 'spanlite %s --help' shows every flag and an example\n", verb,
-            verb);
-    return COMMAND_USAGE;
+    return say_help(verb);
 }
 
 int command_parse(const struct command_help *h, struct config *c, int argc, char **argv,
@@ -169,9 +186,7 @@ int command_parse(const struct command_help *h, struct config *c, int argc, char
 
     if (config_parse_args(c, argc, argv, args_max, &err) != SPAN_OK) {
         (void)command_fail(argv[0], COMMAND_USAGE, &err);
-        fprintf(stderr, "spanlite %s: 'spanlite %s --help' shows every flag and an example\n",
-                argv[0], argv[0]);
-        return COMMAND_USAGE;
+        return say_help(argv[0]);
     }
     if (config_help_wanted(c)) {
         struct buf out = {0};

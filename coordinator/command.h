@@ -43,6 +43,10 @@ int command_parse(const struct command_help *h, struct config *c, int argc, char
 /* "spanlite start: text" on stderr; returns `code`. */
 int command_fail(const char *verb, enum command_exit code, const struct span_error *err);
 
+/* A flag or word that would be without effect: "spanlite demo: --seconds belongs to --no-shell" and
+ * where help is, on stderr; returns COMMAND_USAGE. */
+int command_misplaced(const char *verb, const char *what, const char *why);
+
 /* The answer to `spanlite verb WORD` when WORD (NULL: missing) is none of the verb's own words. */
 int command_fail_verb(const char *verb, const char *word, const char *const *words, size_t count);
 

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -72,6 +73,8 @@ enum flag {
     FLAG_SEED,
 };
 
+enum verb { VERB_INIT = 1, VERB_RUN = 2, VERB_CHECK = 4, VERB_ALL = 7 };
+
 static const struct option flags[] = {
     {"url", required_argument, NULL, FLAG_URL},
     {"json", no_argument, NULL, FLAG_JSON},
@@ -94,6 +97,36 @@ static const struct option flags[] = {
     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0},
 };
+
+/* Which verbs a flag says something to; with another it is refused, not passed over. */
+static unsigned flag_verbs(enum flag flag)
+{
+    switch (flag) {
+    case FLAG_URL:
+    case FLAG_JSON:
+    case FLAG_QUIET:
+        return VERB_ALL;
+    case FLAG_ACCOUNTS:
+    case FLAG_RANGES:
+    case FLAG_BALANCE:
+    case FLAG_FORCE:
+        return VERB_INIT;
+    case FLAG_LEDGER:
+    case FLAG_ACKS:
+        return VERB_RUN | VERB_CHECK;
+    case FLAG_CLIENTS:
+    case FLAG_SECONDS:
+    case FLAG_TRANSACTIONS:
+    case FLAG_PREPARED:
+    case FLAG_PIPELINE:
+    case FLAG_AMOUNT:
+    case FLAG_AUDIT_MS:
+    case FLAG_TIMEOUT_MS:
+    case FLAG_SEED:
+        return VERB_RUN;
+    }
+    return VERB_ALL;
+}
 
 static int usage(const char *fmt, const char *what)
 {
@@ -144,6 +177,13 @@ static bool take_number(struct bank_options *o, int flag, const char *name, cons
     if (!number(name, text, low, high, &v)) {
         return false;
     }
+    if (flag != FLAG_SECONDS && v != floor(v)) {
+        (void)fprintf(stderr,
+                      "spanlite workload: --%s %s: give a whole number\n"
+                      "Try \"spanlite workload --help\".\n",
+                      name, text);
+        return false;
+    }
     switch ((enum flag)flag) {
     case FLAG_ACCOUNTS:
         o->accounts = (uint64_t)v;
@@ -188,7 +228,8 @@ static bool take_number(struct bank_options *o, int flag, const char *name, cons
     return true;
 }
 
-/* -1: go on; else the exit code. */
+/* `name`: of a flag with a number its name, of a wrong one the word as typed. -1: go on; else the
+ * exit code. */
 static int take_flag(struct bank_options *o, const char **url, int flag, const char *name)
 {
     switch (flag) {
@@ -220,11 +261,50 @@ static int take_flag(struct bank_options *o, const char **url, int flag, const c
         (void)fputs(help_text, stdout);
         return 0;
     case '?':
-        (void)fputs("Try \"spanlite workload --help\".\n", stderr);
-        return 2;
+        return usage("unknown flag", name);
+    case ':':
+        return usage("this flag needs a value:", name);
     default:
         return take_number(o, flag, name, optarg) ? -1 : 2;
     }
+}
+
+static const struct bank_verb {
+    const char *name;
+    enum verb verb;
+    int (*main)(const struct bank_options *o);
+} verbs[] = {
+    {"init", VERB_INIT, bank_init},
+    {"run", VERB_RUN, bank_run},
+    {"check", VERB_CHECK, bank_check},
+};
+
+static const struct bank_verb *find_verb(const char *name)
+{
+    for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++) {
+        if (strcmp(verbs[i].name, name) == 0) {
+            return &verbs[i];
+        }
+    }
+    return NULL;
+}
+
+/* False after a complaint about a flag that this verb has no use for. */
+static bool check_flags(const struct bank_verb *verb, const bool *given)
+{
+    for (const struct option *f = flags; f->name != NULL; f++) {
+        unsigned takers = f->val >= FLAG_URL ? flag_verbs((enum flag)f->val) : VERB_ALL;
+        if (!given[f->val >= FLAG_URL ? f->val : 0] || (takers & verb->verb) != 0) {
+            continue;
+        }
+        (void)fprintf(stderr,
+                      "spanlite workload: --%s belongs to \"bank %s\"%s, not to \"bank %s\"\n"
+                      "Try \"spanlite workload --help\".\n",
+                      f->name, takers == VERB_INIT ? "init" : "run",
+                      takers == (VERB_RUN | VERB_CHECK) ? " and \"bank check\"" : "", verb->name);
+        return false;
+    }
+    return true;
 }
 
 int workload_main(int argc, char **argv)
@@ -241,13 +321,16 @@ int workload_main(int argc, char **argv)
         .seed = rng_os_u64(),
     };
     const char *url = NULL;
+    bool given[FLAG_SEED + 1] = {false};
     int index = 0;
     optind = 0; /* glibc: start anew, this may not be the first getopt of the process */
-    for (int flag; (flag = getopt_long(argc, argv, "h", flags, &index)) != -1;) {
-        int code = take_flag(&o, &url, flag, flags[index].name);
+    for (int flag; (flag = getopt_long(argc, argv, ":h", flags, &index)) != -1;) {
+        bool is_ours = flag >= FLAG_URL && flag <= FLAG_SEED;
+        int code = take_flag(&o, &url, flag, is_ours ? flags[index].name : argv[optind - 1]);
         if (code >= 0) {
             return code;
         }
+        given[is_ours ? flag : 0] = true;
     }
     int words = argc - optind;
     const char *what = words > 0 ? argv[optind] : NULL;
@@ -256,17 +339,16 @@ int workload_main(int argc, char **argv)
         return what == NULL ? usage("say which workload: bank", NULL)
                             : usage("unknown workload", what);
     }
-    int (*run)(const struct bank_options *) = verb == NULL                 ? NULL
-                                              : strcmp(verb, "init") == 0  ? bank_init
-                                              : strcmp(verb, "run") == 0   ? bank_run
-                                              : strcmp(verb, "check") == 0 ? bank_check
-                                                                           : NULL;
+    const struct bank_verb *run = verb == NULL ? NULL : find_verb(verb);
     if (run == NULL) {
         return verb == NULL ? usage("say what the bank is to do: init, run or check", NULL)
                             : usage("the bank knows init, run and check, not", verb);
     }
     if (words > 2) {
         return usage("unexpected word", argv[optind + 2]);
+    }
+    if (!check_flags(run, given)) {
+        return 2;
     }
     struct span_error err = {0};
     struct cluster_url *parsed = NULL;
@@ -275,7 +357,7 @@ int workload_main(int argc, char **argv)
         return 2;
     }
     o.url = parsed;
-    int code = run(&o);
+    int code = run->main(&o);
     cluster_url_free(parsed);
     return code;
 }
