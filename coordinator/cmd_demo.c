@@ -203,7 +203,12 @@ static span_status start_node(struct demo *d, const struct config *c, unsigned i
     fill_peers(&o, d->node_count);
     st = server_options_check(&o, &fail);
     if (st == SPAN_OK) {
-        st = server_start(&o, &d->servers[index], &fail);
+        struct span_error why = {0};
+
+        st = server_start(&o, &d->servers[index], &why);
+        if (st != SPAN_OK) {
+            st = span_fail(&fail, st, "node %u: %s", o.id, why.text);
+        }
     }
     if (st == SPAN_OK) {
         server_addresses_get(d->servers[index], &d->addresses[index]);
@@ -541,6 +546,9 @@ int cmd_demo_run(int argc, char **argv, int (*shell)(int argc, char **argv),
 
     if (code < 0 && config_is_set(c, "seconds") && !config_bool(c, "no-shell")) {
         code = command_misplaced("demo", "--seconds", "belongs to --no-shell");
+    } else if (code < 0 && config_uint(c, "accounts") == 1) {
+        code =
+            command_misplaced("demo", "--accounts 1:", "a bank has at least 2, 0 is for no bank");
     }
     if (code >= 0) {
         config_free(c);

@@ -5,6 +5,7 @@
 #include "coordinator/json.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -39,10 +40,20 @@ static void one_line(char *text)
     }
 }
 
+/* As every client of ours: PG* variables when they name a server, else a node on this machine. */
+static const char *default_url(void)
+{
+    bool named =
+        getenv("PGHOST") != NULL || getenv("PGHOSTADDR") != NULL || getenv("PGSERVICE") != NULL;
+
+    return named ? "postgresql://" : "postgresql://root@127.0.0.1:5433/";
+}
+
 span_status sql_client_connect(const char *url, PGconn **out, struct span_error *err)
 {
     const char *keys[] = {"dbname", "connect_timeout", "application_name", NULL};
-    const char *values[] = {url != NULL ? url : "", "5", "spanlite", NULL};
+    const char *values[] = {url != NULL && url[0] != '\0' ? url : default_url(), "5", "spanlite",
+                            NULL};
     PGconn *conn;
 
     /* Keys behind an expanded URL override it; a timeout of its own must win. */
@@ -253,9 +264,17 @@ int sql_client_run(const char *verb, struct config *c, const char *sql, const ch
     struct buf out = {0};
     struct span_error err;
 
-    if (config_parse_env(c, environ, &err) != SPAN_OK ||
-        sql_client_connect(config_text(c, "url"), &conn, &err) != SPAN_OK) {
+    if (config_parse_env(c, environ, &err) != SPAN_OK) {
         return command_fail(verb, COMMAND_USAGE, &err);
+    }
+    if (sql_client_connect(config_text(c, "url"), &conn, &err) != SPAN_OK) {
+        (void)command_fail(verb, COMMAND_USAGE, &err);
+        fprintf(
+            stderr,
+            "spanlite %s: 'spanlite demo' or 'deploy/local/cluster up' starts a cluster, --url or "
+            "SPANLITE_URL names another\n",
+            verb);
+        return COMMAND_USAGE;
     }
     if (sql_client_exec(conn, sql, &r, &err) != SPAN_OK) {
         PQfinish(conn);

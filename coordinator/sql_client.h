@@ -16,7 +16,8 @@
      .kind = CONFIG_TEXT,                                                                          \
      .where = CONFIG_FLAG_AND_ENV,                                                                 \
      .arg = "URL",                                                                                 \
-     .help = "cluster to ask, postgresql://host:port,host:port/; PG* variables work too"},         \
+     .help = "cluster to ask, postgresql://host:port,host:port/; PG* variables work too (default " \
+             "postgresql://root@127.0.0.1:5433/)"},                                                \
         {.name = "json",                                                                           \
          .kind = CONFIG_BOOL,                                                                      \
          .where = CONFIG_FLAG_ONLY,                                                                \
@@ -25,8 +26,9 @@
         .name = "wide", .kind = CONFIG_BOOL, .where = CONFIG_FLAG_ONLY, .help = "all columns"      \
     }
 
-/* url: postgresql://...; NULL: libpq's own defaults and PG* variables. UNAVAILABLE when no node
- * answers. On success the caller owns *out (PQfinish). */
+/* url: postgresql://...; NULL or empty: PG* variables when they name a server, else
+ * postgresql://root@127.0.0.1:5433/. UNAVAILABLE when no node answers. On success the caller owns
+ * *out (PQfinish). */
 SPAN_CHECKED span_status sql_client_connect(const char *url, PGconn **out, struct span_error *err);
 /* Runs one statement. On success the caller owns *out (PQclear); an error of the server is INVALID
  * (or UNAVAILABLE when the connection broke) with its message, SQLSTATE and hint. */

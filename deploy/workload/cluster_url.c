@@ -227,16 +227,21 @@ bool cluster_sqlstate_is_retryable(const char *s)
     return s != NULL && strncmp(s, "08", 2) == 0;
 }
 
-/* Says what the server said, in one line. */
-static span_status say_error(const PGresult *r, const char *sql, struct span_error *err)
+/* Says what the server said, or how the connection ended, in one line. */
+static span_status say_error(const PGconn *conn, const PGresult *r, const char *sql,
+                             struct span_error *err)
 {
     const char *state = PQresultErrorField(r, PG_DIAG_SQLSTATE);
     const char *text = PQresultErrorField(r, PG_DIAG_MESSAGE_PRIMARY);
     const char *hint = PQresultErrorField(r, PG_DIAG_MESSAGE_HINT);
-    return span_fail(err, SPAN_INVALID, "%s (SQLSTATE %s)%s%s, at: %.120s%s",
-                     text == NULL ? "error" : text, state == NULL ? "none" : state,
-                     hint == NULL ? "" : ". ", hint == NULL ? "" : hint, sql,
-                     strlen(sql) > 120 ? "..." : "");
+    if (text == NULL) {
+        const char *lost = PQerrorMessage(conn);
+        return span_fail(err, SPAN_INVALID, "%.*s, at: %.120s", (int)strcspn(lost, "\n"),
+                         lost[0] != '\0' ? lost : "the connection was lost", sql);
+    }
+    return span_fail(err, SPAN_INVALID, "%s (SQLSTATE %s)%s%s, at: %.120s%s", text,
+                     state == NULL ? "none" : state, hint == NULL ? "" : ". ",
+                     hint == NULL ? "" : hint, sql, strlen(sql) > 120 ? "..." : "");
 }
 
 span_status cluster_url_exec(const struct cluster_url *u, PGconn **conn, const char *sql,
@@ -263,14 +268,21 @@ span_status cluster_url_exec(const struct cluster_url *u, PGconn **conn, const c
         /* 40003 as well: the statement may be run twice. */
         bool again = lost || cluster_sqlstate_is_retryable(state) ||
                      (state != NULL && strcmp(state, "40003") == 0);
-        span_status st = say_error(r, sql, err);
+        span_status st = say_error(*conn, r, sql, err);
         PQclear(r);
         if (lost) {
             PQfinish(*conn);
             *conn = NULL;
         }
-        if (!again || workload_now_ns() >= end) {
+        if (!again) {
             return st;
+        }
+        if (workload_now_ns() >= end) {
+            struct span_error last = *err;
+            return span_fail(err, SPAN_UNAVAILABLE,
+                             "the cluster did not answer within %u s; is a majority of its nodes "
+                             "up? The last try: %.300s",
+                             timeout_ms / 1000, last.text);
         }
         sleep_ms(attempt < 5 ? 5U << attempt : 200);
     }
