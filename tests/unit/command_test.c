@@ -101,6 +101,23 @@ Test(command, help_prints_the_overview_on_stdout)
     cr_assert_str_eq(ran_args, "workload --help ");
 }
 
+Test(command, help_is_on_one_command)
+{
+    cr_assert_eq(run("help start workload"), COMMAND_USAGE);
+    cr_assert_eq(run("help --json"), COMMAND_USAGE);
+    cr_assert_eq(ran, 0);
+    fflush(stderr);
+    cr_assert(said(cr_get_redirected_stderr(), "unexpected 'workload'"));
+}
+
+Test(command, a_flag_without_effect_is_wrong_usage)
+{
+    cr_assert_eq(command_misplaced("demo", "--seconds", "belongs to --no-shell"), COMMAND_USAGE);
+    fflush(stderr);
+    cr_assert(said(cr_get_redirected_stderr(), "spanlite demo: --seconds belongs to --no-shell\n"
+                                               "spanlite demo: 'spanlite demo --help'"));
+}
+
 Test(command, version_is_also_json)
 {
     cr_assert_eq(run("version --json"), COMMAND_OK);
@@ -163,14 +180,13 @@ TestSuite(start, .fini = release_options);
 
 Test(start, fills_every_option_and_sorts_the_peers)
 {
-    cr_assert_eq(
-        start_with("--id 2 --data /d " PEERS
-                   "--cluster c --sql-listen :0 --http-listen off --bind 127.0.0.2 "
-                   "--clock-offset -3ms --clock-drift 20ppm --epsilon 4ms --lease 300ms "
-                   "--enable-faults --throwaway --unsafe-skip-commit-wait --version-window 5m "
-                   "--cache 32MiB",
-                   NULL),
-        SPAN_OK, "%s", err.text);
+    cr_assert_eq(start_with("--id 2 --data /d " PEERS
+                            "--cluster c --sql-listen :0 --http-listen off --bind 127.0.0.2 "
+                            "--clock-offset -3ms --clock-drift 20ppm --epsilon 4ms --lease 300ms "
+                            "--throwaway --unsafe-skip-commit-wait --version-window 5m "
+                            "--cache 32MiB",
+                            NULL),
+                 SPAN_OK, "%s", err.text);
     cr_assert_eq(options.id, 2);
     cr_assert_str_eq(options.data_dir, "/d");
     cr_assert_eq(options.peer_count, 3);
@@ -184,7 +200,9 @@ Test(start, fills_every_option_and_sorts_the_peers)
     cr_assert_eq(options.clock_drift_ppb, 20000);
     cr_assert_eq(options.epsilon_ns, 4 * MS_NS);
     cr_assert_eq(options.version_window_ns, 300 * SEC_NS);
-    cr_assert(options.enable_faults && options.throwaway && options.unsafe_skip_commit_wait);
+    cr_assert(options.throwaway && options.unsafe_skip_commit_wait && !options.enable_faults);
+    cr_assert_eq(start_with("--id 1 --data /d --enable-faults " PEERS, NULL), SPAN_OK);
+    cr_assert(options.enable_faults);
 }
 
 Test(start, defaults_of_the_table_are_the_defaults_of_the_options)
@@ -228,6 +246,7 @@ Test(start, what_is_wrong_is_named)
         {"--id 1 --data /d --epsilon 20ms --lease 150ms " PEERS, "less than 10 times --epsilon"},
         {"--id 1 --data /d --clock system --clock-offset 1ms " PEERS, "need --clock emulated"},
         {"--id 1 --data /d --cluster a=b " PEERS, "is not a name"},
+        {"--id 1 --data /d --enable-faults --http-listen off " PEERS, "needs --http-listen"},
     };
 
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
