@@ -59,6 +59,10 @@ static const struct config_option start_options[] = {
      .arg = "HOST:PORT",
      .preset = "127.0.0.1:5433",
      .help = "address for SQL clients; port 0 takes a free one"},
+    {.name = "sql-socket",
+     .kind = CONFIG_TEXT,
+     .arg = "DIR",
+     .help = "also listen on a unix socket in this folder, .s.PGSQL.PORT (libpq: host=DIR)"},
     {.name = "http-listen",
      .kind = CONFIG_TEXT,
      .arg = "HOST:PORT",
@@ -201,6 +205,7 @@ static void fill_options(const struct config *c, struct server_options *o)
     o->cluster = copy_text(c, "cluster");
     o->peer_listen = copy_text(c, "peer-listen");
     o->sql_listen = copy_text(c, "sql-listen");
+    o->sql_socket = copy_text(c, "sql-socket");
     o->http_listen = strcmp(http, "off") == 0 ? NULL : span_strdup(http);
     o->bind = copy_text(c, "bind");
     o->clock = clock_of(config_text(c, "clock"));

@@ -30,7 +30,9 @@
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/timerfd.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -54,6 +56,7 @@ struct listen_socket {
     struct source source;
     unsigned port;
     size_t address;      /* index in the configuration */
+    char *path;          /* of a unix socket; removed at the end */
     atomic_bool stalled; /* out of descriptors: the tick arms it again */
 };
 
@@ -285,6 +288,9 @@ static bool conn_run(struct conn *c)
         pg_conn_in_add(c->pg, (size_t)n);
         if (!conn_step_all(c)) {
             return false;
+        }
+        if ((size_t)n < room && !atomic_load(&c->l->draining)) {
+            return true; /* that was all; if not, the armed socket says so at once */
         }
     }
 }
@@ -649,11 +655,64 @@ static int listen_on(const struct addrinfo *ai)
     return fd;
 }
 
+/* A socket file without a listener is what a killed process left. */
+static bool is_stale(const struct sockaddr_un *a)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bool stale = fd >= 0 && connect(fd, (const struct sockaddr *)a, sizeof(*a)) != 0 &&
+                 errno == ECONNREFUSED;
+    if (fd >= 0) {
+        (void)close(fd);
+    }
+    return stale;
+}
+
+static span_status open_folder(struct pg_listener *l, size_t i, struct span_error *err)
+{
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    const char *dir = l->cfg.addresses[i];
+    char *path = span_asprintf("%s/.s.PGSQL.%u", dir, l->sockets[0].port);
+    span_status st = SPAN_OK;
+    if (strlen(path) >= sizeof(a.sun_path)) {
+        st = span_fail(err, SPAN_INVALID,
+                       "cannot listen on %s: the path of a socket has at most %zu bytes", path,
+                       sizeof(a.sun_path) - 1);
+        span_free(path);
+        return st;
+    }
+    memcpy(a.sun_path, path, strlen(path) + 1);
+    if (is_stale(&a)) {
+        (void)unlink(path);
+    }
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0 || bind(fd, (const struct sockaddr *)&a, sizeof(a)) != 0 || listen(fd, 1024) != 0) {
+        st = span_fail(err, errno == EADDRINUSE ? SPAN_EXISTS : SPAN_IO,
+                       "cannot listen for SQL clients on %s: %s", path,
+                       errno == EADDRINUSE ? "another process does, or it is no socket"
+                                           : strerror(errno));
+        if (fd >= 0) {
+            (void)close(fd);
+        }
+        span_free(path);
+        return st;
+    }
+    (void)chmod(path, 0777); /* who may connect is said by the folder, as with PostgreSQL */
+    struct listen_socket *s = &l->sockets[l->socket_count++];
+    s->source = (struct source){SOURCE_LISTEN, fd};
+    s->port = l->sockets[0].port;
+    s->address = i;
+    s->path = path;
+    return SPAN_OK;
+}
+
 /* Every address a name has gets a socket ("localhost" is two); with port 0 they share the first's.
  */
 static span_status open_address(struct pg_listener *l, size_t i, struct span_error *err)
 {
     const char *address = l->cfg.addresses[i];
+    if (address[0] == '/' && i > 0 && l->socket_count < SOCKETS_MAX) {
+        return open_folder(l, i, err);
+    }
     char host[256];
     char port[8];
     span_status st = address_split(address, host, port, err);
@@ -734,6 +793,10 @@ static void destroy(struct pg_listener *l)
 {
     for (size_t i = 0; i < l->socket_count; i++) {
         close_fd(l->sockets[i].source.fd);
+        if (l->sockets[i].path != NULL) {
+            (void)unlink(l->sockets[i].path);
+            span_free(l->sockets[i].path);
+        }
     }
     close_fd(l->wake.fd);
     close_fd(l->tick.fd);

@@ -18,7 +18,10 @@
 struct pg_listener;
 
 struct pg_listener_config {
-    const char *const *addresses; /* "127.0.0.1:5433", "[::1]:5433", "localhost:0" (any port) */
+    /* "127.0.0.1:5433", "[::1]:5433", "localhost:0" (any port). "/run/spanlite", an absolute path:
+     * a socket in that folder, named after the first address's port as PostgreSQL's clients expect
+     * (host=/run/spanlite); not the first. */
+    const char *const *addresses;
     size_t address_count;
     struct pg_session_factory factory;
     const char *server_version; /* of spanlite; borrowed for the listener's life */

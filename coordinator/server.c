@@ -262,10 +262,10 @@ static span_status start_ports(struct server *s, struct span_error *err)
     s->gate = answer_gate_new(&ag);
     sql_global_init();
     s->schemas = schema_cache_new();
-    const char *addresses[] = {s->options.sql_listen};
+    const char *addresses[] = {s->options.sql_listen, s->options.sql_socket};
     struct pg_listener_config lc = {
         .addresses = addresses,
-        .address_count = 1,
+        .address_count = s->options.sql_socket != NULL ? 2 : 1,
         .factory = {.open = session_open, .ctx = s},
         .server_version = SPAN_VERSION,
         .hold = answer_gate_hold,

@@ -37,6 +37,7 @@ struct server_options {
     struct server_peer peers[LIMIT_PEERS]; /* every node of the cluster, this one too, by id */
     size_t peer_count;
     char *sql_listen;  /* host:port; port 0: any free one, see server_addresses_get */
+    char *sql_socket;  /* folder for a unix socket beside it; NULL: none */
     char *http_listen; /* host:port, port 0 as above; NULL: no HTTP */
     char *bind;        /* source address of outgoing peer connections; NULL: the system's choice */
 

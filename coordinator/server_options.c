@@ -28,6 +28,7 @@ void server_options_deinit(struct server_options *o)
     span_free(o->cluster);
     span_free(o->peer_listen);
     span_free(o->sql_listen);
+    span_free(o->sql_socket);
     span_free(o->http_listen);
     span_free(o->bind);
     for (size_t i = 0; i < o->peer_count; i++) {
@@ -48,6 +49,7 @@ void server_options_copy(struct server_options *to, const struct server_options 
     to->cluster = copy_text(from->cluster);
     to->peer_listen = copy_text(from->peer_listen);
     to->sql_listen = copy_text(from->sql_listen);
+    to->sql_socket = copy_text(from->sql_socket);
     to->http_listen = copy_text(from->http_listen);
     to->bind = copy_text(from->bind);
     for (size_t i = 0; i < from->peer_count; i++) {
@@ -209,6 +211,10 @@ static span_status check_addresses(const struct server_options *o, struct span_e
 {
     span_status st = check_address("--sql-listen", o->sql_listen, err);
 
+    if (st == SPAN_OK && o->sql_socket != NULL && o->sql_socket[0] != '/') {
+        st = span_fail(err, SPAN_INVALID, "--sql-socket: '%s' is not an absolute path of a folder",
+                       o->sql_socket);
+    }
     if (st == SPAN_OK && o->http_listen != NULL) {
         st = check_address("--http-listen", o->http_listen, err);
     }

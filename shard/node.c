@@ -610,8 +610,6 @@ static void on_wal_state(void *ctx, enum wal_state state, const char *text)
     struct node *n = ctx;
     if (state == WAL_DEAD) {
         fatal(n, text);
-    } else {
-        SPAN_LOG(WARN, "log changed state", "state=%d why=%s", (int)state, text);
     }
 }
 

@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 import urllib.request
 
 ROOT = os.environ.get("SPAN_ROOT") or os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -182,13 +183,14 @@ class Cluster:
     """A cluster in a folder of its own. Nodes are numbered from 1."""
 
     def __init__(self, nodes=3, flags=(), epsilon=None, throwaway=False, node_flags=(), preload=None, env=(), keep=False,
-                 wait=60):
+                 wait=60, transport=None):
         self.dir = tempfile.mkdtemp(prefix="cluster-")
         self.keep = keep
         self.flags = list(flags)
         command = ["up", "--nodes", str(nodes), "--wait", str(wait)]
         command += ["--epsilon", epsilon] if epsilon else []
         command += ["--throwaway"] if throwaway else []
+        command += ["--transport", transport] if transport else []
         for number, flag in node_flags:
             command += ["--node-flag", str(number), flag]
         command += ["--preload", preload] if preload else []
@@ -223,8 +225,11 @@ class Cluster:
 
     def url(self, *numbers):
         """libpq URL of the nodes given, of all without any."""
-        nodes = [n for n in self.state()["nodes"] if not numbers or n["id"] in numbers]
-        return "postgresql://spanlite@" + ",".join(n["sql"] for n in nodes) + "/spanlite"
+        state = self.state()
+        hosts = [n["sql"] for n in state["nodes"] if not numbers or n["id"] in numbers]
+        if state.get("transport") == "ipc":
+            hosts = [urllib.parse.quote(self.dir, safe="") + ":" + h.rsplit(":", 1)[1] for h in hosts]
+        return "postgresql://spanlite@" + ",".join(hosts) + "/spanlite"
 
     def connect(self, number=None, timeout=30.0):
         if number:

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -731,4 +732,63 @@ Test(pg_listener, names_the_address_when_the_port_is_taken_or_nonsense, .timeout
         cr_assert_not_null(strstr(err.text, bad[i]));
     }
     pg_listener_free(l);
+}
+
+static struct pg_listener *open_with_folder(const char *dir, unsigned port, span_status *st)
+{
+    char address[32];
+    struct span_error err = {0};
+    struct pg_listener *l = NULL;
+    (void)snprintf(address, sizeof(address), "127.0.0.1:%u", port);
+    const char *addresses[] = {address, dir};
+    struct pg_listener_config cfg = {.addresses = addresses,
+                                     .address_count = 2,
+                                     .factory.open = fake_open,
+                                     .server_version = "0.1.0",
+                                     .hold = gate_hold};
+    *st = pg_listener_open(&cfg, &l, &err);
+    return l;
+}
+
+Test(pg_listener, serves_a_unix_socket_beside_the_port)
+{
+    char dir[] = "/tmp/pg_listener_test.XXXXXX";
+    char url[128];
+    char path[64];
+    span_status st;
+    cr_assert_not_null(mkdtemp(dir));
+    struct pg_listener *l = open_with_folder(dir, 0, &st);
+    cr_assert_eq(st, SPAN_OK);
+    unsigned port = pg_listener_port(l, 0);
+    (void)snprintf(url, sizeof(url), "host=%s port=%u user=root dbname=bank", dir, port);
+    (void)snprintf(path, sizeof(path), "%s/.s.PGSQL.%u", dir, port);
+    PGconn *c = PQconnectdb(url);
+    cr_assert_eq(PQstatus(c), CONNECTION_OK, "%s", PQerrorMessage(c));
+    PQfinish(c);
+    pg_listener_free(l);
+    cr_assert_neq(access(path, F_OK), 0, "the file goes with the listener");
+
+    /* What a killed process left is replaced. */
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    (void)snprintf(a.sun_path, sizeof(a.sun_path), "%s", path);
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    cr_assert_eq(bind(fd, (const struct sockaddr *)&a, sizeof(a)), 0);
+    (void)close(fd);
+    l = open_with_folder(dir, port, &st);
+    cr_assert_eq(st, SPAN_OK);
+    c = PQconnectdb(url);
+    cr_assert_eq(PQstatus(c), CONNECTION_OK, "%s", PQerrorMessage(c));
+    PQfinish(c);
+    pg_listener_free(l);
+
+    /* A live one is not. */
+    fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    cr_assert_eq(bind(fd, (const struct sockaddr *)&a, sizeof(a)), 0);
+    cr_assert_eq(listen(fd, 1), 0);
+    l = open_with_folder(dir, port, &st);
+    cr_assert_eq(st, SPAN_EXISTS);
+    cr_assert_null(l);
+    (void)close(fd);
+    (void)unlink(path);
+    (void)rmdir(dir);
 }
