@@ -11,7 +11,8 @@
  * when the range takes writes again, not how long a statement may wait.
  *
  * Output: "RANGE SENT ANSWERED SQLSTATE" a line, RANGE counted from 0, times CLOCK_MONOTONIC in
- * microseconds, SQLSTATE "ok", or "lost", "late" for writes without an answer. Ends by itself after
+ * microseconds, SQLSTATE "ok", or "lost", "late" for writes without an answer; also what a node
+ * says to a connection at rest that it closes (57P01). Ends by itself after
  * S seconds or at SIGTERM, with exit code 0. */
 #include "base/alloc.h"
 #include "base/limits.h"
@@ -106,7 +107,7 @@ static void on_event(struct pq_conn *c, enum pq_event event, const PGresult *res
         break;
     }
     case PQ_LOST:
-        note(p, "lost");
+        note(p, c->why[0] == '\0' ? "lost" : c->why);
         break;
     case PQ_WAKE:
         if (c->state == PQ_IDLE) {

@@ -4,6 +4,8 @@
 #include "base/alloc.h"
 #include "base/limits.h"
 
+#include <stdio.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <time.h>
 #include <unistd.h>
@@ -85,8 +87,22 @@ static void hang_up(struct pq_conn *c)
     c->state = PQ_DOWN;
 }
 
+/* What a server says to a connection at rest comes as a notice. */
+static void note_farewell(void *ctx, const PGresult *r)
+{
+    struct pq_conn *c = ctx;
+    const char *state = PQresultErrorField(r, PG_DIAG_SQLSTATE);
+    const char *severity = PQresultErrorField(r, PG_DIAG_SEVERITY_NONLOCALIZED);
+    if (state != NULL && severity != NULL && strcmp(severity, "FATAL") == 0) {
+        (void)snprintf(c->why, sizeof(c->why), "%s", state);
+    }
+}
+
 static void lost(struct pq_conn *c)
 {
+    if (c->kept != NULL && pq_sqlstate(c->kept)[0] != '\0' && c->why[0] == '\0') {
+        (void)snprintf(c->why, sizeof(c->why), "%s", pq_sqlstate(c->kept));
+    }
     bool tell = c->state == PQ_IDLE || c->state == PQ_BUSY;
     hang_up(c);
     heap_insert(&c->loop->redials, &c->redial, c->loop->now + REDIAL_NS);
@@ -99,6 +115,7 @@ static void dial(struct pq_conn *c)
 {
     c->state = PQ_DIALING;
     c->sent_ns = c->loop->now;
+    c->why[0] = '\0';
     c->pg = cluster_url_start(c->loop->url, c->host);
     if (c->pg == NULL || PQstatus(c->pg) == CONNECTION_BAD) {
         lost(c);
@@ -120,6 +137,7 @@ static void dialing(struct pq_conn *c)
     case PGRES_POLLING_OK:
         heap_remove(&c->loop->redials, &c->redial);
         (void)PQsetnonblocking(c->pg, 1);
+        (void)PQsetNoticeReceiver(c->pg, note_farewell, c);
         watch(c, EPOLLIN);
         c->state = PQ_IDLE;
         c->call(c, PQ_CONNECTED, NULL);
@@ -153,12 +171,11 @@ static void flush_out(struct pq_conn *c)
 
 static void busy(struct pq_conn *c)
 {
-    if (PQconsumeInput(c->pg) != 1) {
-        lost(c);
-        return;
+    bool open = PQconsumeInput(c->pg) == 1;
+    if (open) {
+        flush_out(c);
     }
-    flush_out(c);
-    while (PQisBusy(c->pg) == 0) {
+    while (PQisBusy(c->pg) == 0) { /* what came before the end is looked at first */
         PGresult *r = PQgetResult(c->pg);
         if (r == NULL) {
             if (c->state == PQ_BUSY) {
@@ -168,13 +185,16 @@ static void busy(struct pq_conn *c)
                 c->call(c, PQ_ANSWER, answer);
                 PQclear(answer);
             }
-            return;
+            break;
         }
         keep(c, r);
         if (PQstatus(c->pg) == CONNECTION_BAD) {
-            lost(c);
-            return;
+            open = false;
+            break;
         }
+    }
+    if (!open) {
+        lost(c);
     }
 }
 

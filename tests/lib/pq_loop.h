@@ -34,6 +34,7 @@ struct pq_conn {
     int fd;           /* as registered in epoll; -1: none */
     bool out_pending; /* libpq could not send all of it yet */
     PGresult *kept;
+    char why[6];      /* PQ_LOST: the SQLSTATE that the server said good-bye with, or "" */
     uint64_t sent_ns; /* of the statement under way; of dialling */
     struct heap_node redial;
     struct heap_node wake;
