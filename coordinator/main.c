@@ -3,6 +3,7 @@
 #include "coordinator/command.h"
 #include "deploy/workload/workload.h"
 #include "sql/shell/shell.h"
+#include "tests/sim/sim.h"
 
 static int demo_main(int argc, char **argv)
 {
@@ -20,6 +21,8 @@ static const struct command commands[] = {
     {"node", "nodes of a running cluster", "spanlite node status", cmd_node_main},
     {"range", "ranges of a running cluster: list, split, transfer-leader", "spanlite range list",
      cmd_range_main},
+    {"sim", "deterministic simulation: whole clusters with faults, on virtual time",
+     "spanlite sim --seed 1 --seeds 100", sim_main},
 };
 
 int main(int argc, char **argv)

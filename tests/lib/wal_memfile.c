@@ -53,6 +53,7 @@ struct wal_memfs {
     uint64_t syncs_to_skip;
     uint64_t syncs_to_fail;
     uint64_t capacity;
+    bool lying;
 };
 
 static struct wal_memfs *mem_of(struct wal_fs *fs)
@@ -339,11 +340,28 @@ static span_status mem_sync(struct wal_fs *fs, struct wal_file *f, struct span_e
             memset(i->dirty.data, 0, i->dirty.size);
         }
     }
-    for (size_t s = 0; st == SPAN_OK && s < i->dirty.size; s++) {
+    bool reaches = st == SPAN_OK && !m->lying;
+    for (size_t s = 0; reaches && s < i->dirty.size; s++) {
         if (i->dirty.data[s] != 0) {
             sector_to_disk(i, s);
             i->dirty.data[s] = 0;
         }
+    }
+    if (reaches && i->disk.size > i->now.size) {
+        i->disk.size = i->now.size;
+    }
+    pthread_mutex_unlock(&m->mu);
+    return st;
+}
+
+span_status wal_memfs_file_truncate(struct wal_memfs *m, struct wal_file *f, uint64_t size,
+                                    struct span_error *err)
+{
+    struct inode *i = inode_of(f);
+    pthread_mutex_lock(&m->mu);
+    span_status st = op_begin(m, "ftruncate", err);
+    if (st == SPAN_OK && size < i->now.size) {
+        inode_resize(i, (size_t)size);
     }
     pthread_mutex_unlock(&m->mu);
     return st;
@@ -498,6 +516,8 @@ static void inode_power_loss(struct inode *i, struct rng *r, unsigned survive)
     }
     if (i->disk.size > before && rng_below(r, 2) == 0) {
         i->disk.size = before; /* sectors written, the size was not */
+    } else if (i->disk.size > i->now.size && rng_below(r, 2) == 0) {
+        i->disk.size = i->now.size; /* cut, and the cut got there without a sync */
     }
     buf_set(&i->now, buf_slice(&i->disk));
     buf_resize(&i->dirty, (i->now.size + SECTOR - 1) / SECTOR);
@@ -550,6 +570,16 @@ void wal_memfs_set_capacity(struct wal_memfs *m, uint64_t bytes)
     pthread_mutex_lock(&m->mu);
     m->capacity = bytes;
     pthread_mutex_unlock(&m->mu);
+}
+
+void wal_memfs_set_lying(struct wal_memfs *m, bool on)
+{
+    m->lying = on;
+}
+
+bool wal_memfs_exists(struct wal_memfs *m, const char *name)
+{
+    return dir_get(&m->now, name) != NULL;
 }
 
 size_t wal_memfs_count(struct wal_memfs *m)

@@ -41,6 +41,15 @@ uint64_t wal_memfs_op_count(struct wal_memfs *m);
 void wal_memfs_fail_syncs(struct wal_memfs *m, uint64_t skip, uint64_t count);
 /* Bytes all files may have together; growing beyond fails with NO_SPACE. */
 void wal_memfs_set_capacity(struct wal_memfs *m, uint64_t bytes);
+/* A disk that lies: syncs say OK and leave everything unsynced. */
+void wal_memfs_set_lying(struct wal_memfs *m, bool on);
+
+/* ---- What SQLite needs beyond wal_fs ---- */
+
+/* Cuts an open file; like a write it is durable after the next sync of the file. */
+SPAN_CHECKED span_status wal_memfs_file_truncate(struct wal_memfs *m, struct wal_file *f,
+                                                 uint64_t size, struct span_error *err);
+bool wal_memfs_exists(struct wal_memfs *m, const char *name);
 
 /* ---- Looking and damaging ---- */
 

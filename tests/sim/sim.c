@@ -1,0 +1,213 @@
+/* One seed: draws the configuration, boots, runs clients and faults, then demands that everything
+ * ends and checks the history. See sim.h and sim_world.h. */
+#include "tests/sim/sim.h"
+
+#include "base/alloc.h"
+#include "base/invariant.h"
+#include "tests/sim/sim_world.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* ---- scenarios ---- */
+
+static const struct sim_scenario scenarios[] = {
+    {"any", "draws one of those below and mixes faults"},
+    {"calm", "no faults at all"},
+    {"crash", "crashes, power losses, pauses"},
+    {"net", "lost, late, doubled and reordered messages, cuts"},
+    {"disk", "stalls, failing syncs, full disks, flipped bits, torn writes"},
+    {"move", "splits and leadership transfers all the time"},
+    {"many", "5 to 7 nodes, up to 50 ranges"},
+};
+
+const struct sim_scenario *sim_scenario_get(size_t i)
+{
+    return i < sizeof scenarios / sizeof scenarios[0] ? &scenarios[i] : NULL;
+}
+
+static bool is(const char *scenario, const char *name)
+{
+    return strcmp(scenario, name) == 0;
+}
+
+/* ---- drawing ---- */
+
+static void draw_sizes(struct sim_world *w, struct rng *r)
+{
+    static const uint64_t epsilons[] = {100000, 1000000, 4000000, 7000000};
+    static const uint64_t segments[] = {32 * KIB, 64 * KIB, 256 * KIB, MIB};
+    static const uint64_t flushes[] = {4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB};
+    static const unsigned nodes[] = {3, 3, 3, 3, 3, 4, 5, 5};
+    w->opt.epsilon_ns = epsilons[rng_below(r, 4)];
+    w->opt.nodes = nodes[rng_below(r, 8)];
+    w->opt.net.delay_max_ns = rng_between(r, 100000, 4 * MS_NS);
+    w->opt.sync_max_ns = rng_between(r, 50000, 3 * MS_NS);
+    w->opt.segment_bytes = segments[rng_below(r, 4)];
+    w->opt.flush_bytes = flushes[rng_below(r, 4)];
+    w->first_splits = rng_below(r, 8);
+    w->run_ns = rng_between(r, SEC_NS, 4 * SEC_NS);
+}
+
+static void draw_net(struct sim_world *w, struct rng *r, unsigned one_in)
+{
+    struct sim_net *net = &w->opt.net;
+    net->loss = rng_below(r, one_in) == 0 ? 0.01 * (double)rng_between(r, 1, 5) : 0;
+    net->slow = rng_below(r, one_in) == 0 ? 0.01 : 0;
+    net->dup = rng_below(r, one_in) == 0 ? 0.05 : 0;
+    net->dup_late_ns = rng_below(r, 2) == 0 ? 20 * MS_NS : 2 * SEC_NS;
+    net->reorder = rng_below(r, one_in + 1) == 0;
+}
+
+/* Readers push floors up and hide what is wrong with them: some histories have none, or none
+ * without locks. */
+static void draw_clients(struct sim_world *w, struct rng *r)
+{
+    static const unsigned usual[K_COUNT] = {40, 12, 6, 14, 6, 6, 8, 8};
+    for (unsigned k = 0; k < K_COUNT; k++) {
+        bool none = k != K_TRANSFER && rng_below(r, 3) == 0;
+        w->weights[k] = none ? 0 : 1 + (unsigned)rng_below(r, 2 * usual[k]);
+    }
+    if (rng_below(r, 3) == 0) {
+        w->weights[K_AUDIT] = w->weights[K_PAST] = w->weights[K_STALE] = 0;
+    }
+    for (unsigned k = 0; k < K_COUNT; k++) {
+        w->weight_sum += w->weights[k];
+    }
+    w->think_ns = rng_below(r, 2) == 0 ? 3 * MS_NS : rng_between(r, MS_NS, 200 * MS_NS);
+    w->think_share = (unsigned)rng_below(r, 100);
+    w->accounts = 4 + (unsigned)rng_below(r, rng_below(r, 2) == 0 ? 8 : ACCOUNTS_MAX - 4);
+    w->client_count = 2 + rng_below(r, CLIENTS_MAX - 2);
+}
+
+static void draw_faults(struct sim_world *w, struct rng *r)
+{
+    static const unsigned usual[FAULT_COUNT] = {8, 8, 1, 8, 6, 10, 5, 4, 2, 2, 2, 1};
+    static const unsigned crash[FAULT_COUNT] = {10, 10, 3, 5};
+    static const unsigned net[FAULT_COUNT] = {[FAULT_CUT] = 10, [FAULT_PAUSE] = 3};
+    static const unsigned disk[FAULT_COUNT] = {
+        [FAULT_POWER] = 5, [FAULT_CRASH] = 3,   [FAULT_FLUSH] = 3, [FAULT_STALL] = 4,
+        [FAULT_EIO] = 5,   [FAULT_NO_ROOM] = 4, [FAULT_FLIP] = 1};
+    static const unsigned move[FAULT_COUNT] = {
+        [FAULT_TRANSFER] = 10, [FAULT_SPLIT] = 8, [FAULT_CRASH] = 2};
+    const char *s = w->sim.scenario;
+    const unsigned *weights = is(s, "crash")  ? crash
+                              : is(s, "net")  ? net
+                              : is(s, "disk") ? disk
+                              : is(s, "move") ? move
+                                              : usual;
+    w->faults = !is(s, "calm") && rng_below(r, 10) != 0;
+    w->fault_gap_ns = rng_between(r, 50 * MS_NS, 1500 * MS_NS);
+    for (unsigned f = 0; f < FAULT_COUNT; f++) {
+        bool none = weights == usual && rng_below(r, 4) == 0;
+        w->fault_weights[f] = none ? 0 : weights[f];
+    }
+    if (w->faults && (is(s, "net") || weights == usual)) {
+        draw_net(w, r, is(s, "net") ? 2 : 4);
+    }
+    if (w->faults && (is(s, "disk") || (weights == usual && rng_below(r, 4) == 0))) {
+        w->opt.sync_stall = 0.002 * (double)rng_below(r, 4);
+    }
+}
+
+static void draw(struct sim_world *w)
+{
+    struct rng r;
+    rng_init(&r, w->seed * 7919 + 1);
+    cluster_options_init(&w->opt, w->seed);
+    draw_sizes(w, &r);
+    draw_clients(w, &r);
+    if (is(w->sim.scenario, "any")) {
+        static const char *const mixes[] = {"crash", "net", "disk", "move",
+                                            "any",   "any", "any",  "any"};
+        w->sim.scenario = rng_below(&r, 40) == 0 ? "many" : mixes[rng_below(&r, 8)];
+    }
+    if (is(w->sim.scenario, "many")) {
+        w->opt.nodes = 5 + rng_below(&r, 3);
+        w->first_splits = 10 + rng_below(&r, 38);
+        w->accounts = ACCOUNTS_MAX;
+    }
+    draw_faults(w, &r);
+    w->opt.trace = w->sim.trace;
+}
+
+/* ---- a run ---- */
+
+static void digest_cb(void *ctx)
+{
+    struct sim_world *w = ctx;
+    if (!w->stopping && !world_failed(w)) {
+        w->digests += sim_check_digests(w->check);
+        cluster_at(w->c, cluster_now(w->c) + 700 * MS_NS, digest_cb, w);
+    }
+}
+
+static bool out_of_steps(void *ctx)
+{
+    const struct sim_world *w = ctx;
+    return w->sim.steps != 0 && cluster_events(w->c) >= w->sim.steps;
+}
+
+static void work(struct sim_world *w)
+{
+    world_set_up(w);
+    for (size_t i = 0; i < w->first_splits && !world_failed(w); i++) {
+        world_split_at_random(w);
+        (void)cluster_run_until(w->c, world_idle, w, 20 * SEC_NS);
+    }
+    sim_clients_start(w);
+    sim_faults_start(w);
+    digest_cb(w);
+    (void)cluster_run_until(w->c, out_of_steps, w, w->run_ns);
+    if (!world_failed(w)) {
+        sim_finish(w);
+    }
+}
+
+static void sum_up(struct sim_world *w, struct sim_result *out)
+{
+    const char *why = cluster_failure(w->c);
+    out->ok = why == NULL;
+    out->trace = cluster_trace(w->c);
+    out->events = cluster_events(w->c);
+    out->transactions = w->count;
+    out->committed = w->committed;
+    (void)snprintf(out->why, sizeof out->why, "%s", why == NULL ? "" : why);
+    (void)snprintf(out->summary, sizeof out->summary,
+                   "%s, %zu nodes, %zu transactions, %zu transfers committed, %zu retried, %zu "
+                   "unknown; %zu crashes, %zu power losses, %zu cuts, %zu disk faults, %zu splits, "
+                   "%zu hand-overs; %zu digests compared, %llu events%s",
+                   w->sim.scenario, w->opt.nodes, w->count, w->committed, w->retried, w->unknowns,
+                   w->fault_counts[FAULT_CRASH], w->fault_counts[FAULT_POWER],
+                   w->fault_counts[FAULT_CUT],
+                   w->fault_counts[FAULT_STALL] + w->fault_counts[FAULT_EIO] +
+                       w->fault_counts[FAULT_NO_ROOM] + w->fault_counts[FAULT_FLIP],
+                   w->splits, w->transfers, w->digests, (unsigned long long)out->events,
+                   w->untimed ? "; replay left out" : "");
+}
+
+void sim_run_seed(const struct sim_options *opt, struct sim_result *out)
+{
+    struct sim_world *w = SPAN_NEW(struct sim_world);
+    *out = (struct sim_result){0};
+    w->seed = opt->seed;
+    w->sim = *opt;
+    span_invariant_set_seed(opt->seed);
+    draw(w);
+    w->c = cluster_new(&w->opt);
+    w->check = sim_check_new(w->c);
+    uint64_t begun_ns = cluster_now(w->c);
+    cluster_boot(w->c);
+    work(w);
+    out->virtual_ns = cluster_now(w->c) - begun_ns;
+    sum_up(w, out);
+    w->stopping = true;
+    cluster_free(w->c);
+    sim_check_free(w->check);
+    sim_clients_free(w);
+    for (size_t i = 0; i < w->count; i++) {
+        span_free(w->history[i].reads);
+    }
+    span_free(w->history);
+    span_free(w);
+}

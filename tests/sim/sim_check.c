@@ -1,0 +1,358 @@
+/* Checks at every step; see sim_check.h. */
+#include "tests/sim/sim_check.h"
+
+#include "base/alloc.h"
+#include "base/invariant.h"
+#include "base/limits.h"
+#include "shard/raft/raft_internal.h"
+#include "shard/range/store_impl.h"
+
+/* A node's log of one range as it told it: what it wrote, and what it found at a start. */
+struct seen_entry {
+    uint64_t term;
+    uint64_t hash;   /* 0: not known */
+    struct tt_ts ts; /* of the write it makes visible; none for others */
+};
+
+struct watched {
+    struct seen_entry *log; /* by index */
+    size_t size;
+    size_t cap;
+    uint64_t checked;  /* committed entries up to here were compared */
+    uint64_t applied;  /* and up to here looked at as writes */
+    struct tt_ts safe; /* largest safe time published in this life */
+    bool serving;
+};
+
+struct committed {
+    uint64_t term;
+    uint64_t hash;
+};
+
+struct leader {
+    node_id node;
+};
+
+struct digest_row {
+    range_id range;
+    uint64_t applied;
+    struct tt_ts horizon;
+    node_id node;
+    uint64_t digest;
+};
+
+struct sim_check {
+    struct cluster *c;
+    struct map64 watched[SIM_NODES_MAX + 1]; /* range -> struct watched */
+    struct map64 leaders;                    /* (range, term) -> struct leader */
+    struct map64 contents;                   /* (range, index, term) -> hash, kept as uint64_t * */
+    struct map64 commits;                    /* (range, index) -> struct committed */
+};
+
+static uint64_t key3(uint64_t a, uint64_t b, uint64_t d)
+{
+    return span_mix64(span_mix64(span_mix64(a) ^ b) ^ d);
+}
+
+static struct watched *watched_of(struct sim_check *k, node_id node, range_id range)
+{
+    struct watched *w = map64_get(&k->watched[node], range);
+    if (w == NULL) {
+        w = SPAN_NEW(struct watched);
+        map64_put(&k->watched[node], range, w);
+    }
+    return w;
+}
+
+/* ---- logs ---- */
+
+static struct tt_ts write_ts(uint8_t type, struct slice payload)
+{
+    if (type == CMD_OUTCOME) {
+        struct cmd_outcome o;
+        bool commits = cmd_decode_outcome(payload, &o) == SPAN_OK && o.commit;
+        return commits ? o.ts : tt_ts_of(0);
+    }
+    return type == CMD_COMMIT1 ? cmd_peek_ts(type, payload) : tt_ts_of(0);
+}
+
+static void check_content(struct sim_check *k, node_id node, range_id range, uint64_t index,
+                          uint64_t term, uint64_t hash)
+{
+    uint64_t key = key3(range, index, term);
+    uint64_t *was = map64_get(&k->contents, key);
+    if (was == NULL) {
+        map64_put(&k->contents, key, span_memdup(&hash, sizeof hash));
+    } else if (*was != hash) {
+        cluster_fail(k->c,
+                     "log matching: node %u range %llu entry %llu of term %llu has other contents "
+                     "than elsewhere",
+                     node, (unsigned long long)range, (unsigned long long)index,
+                     (unsigned long long)term);
+    }
+}
+
+static void on_entry(void *ctx, node_id node, range_id range, uint64_t index, uint64_t term,
+                     uint8_t type, struct slice payload)
+{
+    struct sim_check *k = ctx;
+    struct watched *w = watched_of(k, node, range);
+    while (w->cap <= index) {
+        w->cap = w->cap == 0 ? 64 : w->cap * 2;
+        w->log = span_realloc(w->log, w->cap * sizeof *w->log);
+    }
+    for (; w->size < index; w->size++) {
+        w->log[w->size] = (struct seen_entry){0};
+    }
+    uint64_t hash =
+        key3(term, type, payload.size == 0 ? 1 : span_hash64(payload.data, payload.size));
+    w->log[index] = (struct seen_entry){term, hash | 1, write_ts(type, payload)};
+    w->size = index + 1; /* an entry at an index replaces all from it on */
+    check_content(k, node, range, index, term, hash | 1);
+}
+
+static void check_commit(struct sim_check *k, node_id node, range_id range, uint64_t index,
+                         const struct seen_entry *e)
+{
+    uint64_t key = key3(range, index, 0);
+    struct committed *was = map64_get(&k->commits, key);
+    if (was == NULL) {
+        was = SPAN_NEW(struct committed);
+        *was = (struct committed){e->term, e->hash};
+        map64_put(&k->commits, key, was);
+    } else if (was->hash != e->hash || was->term != e->term) {
+        cluster_fail(k->c,
+                     "state-machine safety: node %u range %llu commits entry %llu of term %llu, "
+                     "another committed one of term %llu there",
+                     node, (unsigned long long)range, (unsigned long long)index,
+                     (unsigned long long)e->term, (unsigned long long)was->term);
+    }
+}
+
+static void check_log(struct sim_check *k, node_id node, const struct replica *r, struct watched *w)
+{
+    uint64_t commit = r->raft->commit;
+    for (uint64_t i = w->checked + 1; i <= commit; i++) {
+        if (i < w->size && w->log[i].hash != 0) {
+            check_commit(k, node, r->id, i, &w->log[i]);
+        }
+    }
+    w->checked = commit > w->checked ? commit : w->checked;
+    uint64_t applied = r->raft->applied;
+    for (uint64_t i = w->applied + 1; i <= applied; i++) {
+        struct tt_ts ts = i < w->size ? w->log[i].ts : tt_ts_of(0);
+        if (!tt_is_none(ts) && ts.ns <= w->safe.ns) {
+            cluster_fail(k->c,
+                         "safe time: node %u range %llu applies a write at %llu (entry %llu), its "
+                         "safe time was %llu",
+                         node, (unsigned long long)r->id, (unsigned long long)ts.ns,
+                         (unsigned long long)i, (unsigned long long)w->safe.ns);
+        }
+    }
+    w->applied = applied > w->applied ? applied : w->applied;
+    w->safe = tt_max(w->safe, replica_safe_time(r));
+}
+
+/* ---- leaders and leases ---- */
+
+static void check_leader(struct sim_check *k, node_id node, const struct replica *r)
+{
+    if (r->raft->role != RAFT_LEADER) {
+        return;
+    }
+    uint64_t key = key3(r->id, r->raft->hs.term, 1);
+    struct leader *was = map64_get(&k->leaders, key);
+    if (was == NULL) {
+        was = SPAN_NEW(struct leader);
+        was->node = node;
+        map64_put(&k->leaders, key, was);
+    } else if (was->node != node) {
+        cluster_fail(k->c, "one leader per term: nodes %u and %u lead range %llu in term %llu",
+                     was->node, node, (unsigned long long)r->id,
+                     (unsigned long long)r->raft->hs.term);
+    }
+}
+
+/* A node begins to serve: by its own clock nobody else may be able to at this moment, paused or
+ * not. */
+static void check_lease(struct sim_check *k, node_id node, const struct replica *r,
+                        struct watched *w, const struct tt_now *now)
+{
+    bool serves = replica_may_serve(r, now);
+    if (serves && !w->serving) {
+        for (node_id o = 1; o <= cluster_node_count(k->c); o++) {
+            if (o == node || !cluster_alive(k->c, o)) {
+                continue;
+            }
+            struct replica *other = store_replica(cluster_store(k->c, o), r->id);
+            struct tt_now its = cluster_clock(k->c, o);
+            if (other != NULL && replica_may_serve(other, &its)) {
+                cluster_fail(k->c, "disjoint leases: nodes %u and %u may serve range %llu", node, o,
+                             (unsigned long long)r->id);
+            }
+        }
+    }
+    w->serving = serves;
+}
+
+static void on_turn(void *ctx, node_id node, const struct tt_now *now)
+{
+    struct sim_check *k = ctx;
+    struct store *s = cluster_store(k->c, node);
+    size_t pos = 0;
+    struct replica *r;
+    while ((r = map64_next(&s->replicas, &pos, NULL)) != NULL) {
+        struct watched *w = watched_of(k, node, r->id);
+        if (r->raft == NULL) {
+            continue;
+        }
+        if (r->broken) {
+            cluster_fail(k->c, "node %u: its replica of range %llu is broken", node,
+                         (unsigned long long)r->id);
+        }
+        check_leader(k, node, r);
+        check_log(k, node, r, w);
+        check_lease(k, node, r, w, now);
+    }
+}
+
+static void on_down(void *ctx, node_id node)
+{
+    struct sim_check *k = ctx;
+    size_t pos = 0;
+    struct watched *w;
+    while ((w = map64_next(&k->watched[node], &pos, NULL)) != NULL) {
+        /* What was not synced is gone; what is left, the start tells again. */
+        w->size = 0;
+        w->checked = 0;
+        w->applied = 0;
+        w->safe = tt_ts_of(0);
+        w->serving = false;
+    }
+}
+
+/* ---- digests ---- */
+
+/* State that is not rows is written when a replica flushes, each in its own time: compared from
+ * memory instead. */
+static bool no_meta(void *ctx, struct slice key)
+{
+    (void)ctx;
+    (void)key;
+    return false;
+}
+
+/* Transactions prepared and decided here. */
+static uint64_t txns_digest(const struct replica *r)
+{
+    uint64_t sum = r->generation ^ r->watermark.ns;
+    size_t pos = 0;
+    const struct rtxn *t;
+    while ((t = mapb_next(&r->txns, &pos, NULL)) != NULL) {
+        bool prepared = t->state == RTXN_PREPARED || t->state == RTXN_FINISHING;
+        if (prepared || t->state == RTXN_DECIDED) {
+            sum += key3(t->owner.txn.begin_ns, (uint64_t)t->owner.txn.node << 32 | t->owner.txn.seq,
+                        prepared ? 1 : 2);
+        }
+    }
+    return sum;
+}
+
+static void compare(struct sim_check *k, const struct digest_row *rows, size_t count, size_t *same)
+{
+    const struct digest_row *a = &rows[count - 1];
+    for (size_t i = 0; i + 1 < count; i++) {
+        const struct digest_row *b = &rows[i];
+        if (a->range != b->range || a->applied != b->applied || a->horizon.ns != b->horizon.ns) {
+            continue;
+        }
+        ++*same;
+        if (a->digest != b->digest) {
+            cluster_fail(k->c,
+                         "state-machine safety: range %llu at applied index %llu differs between "
+                         "nodes %u and %u",
+                         (unsigned long long)a->range, (unsigned long long)a->applied, b->node,
+                         a->node);
+        }
+    }
+}
+
+size_t sim_check_digests(struct sim_check *k)
+{
+    struct digest_row *rows = NULL;
+    size_t count = 0;
+    size_t same = 0;
+    for (node_id n = 1; n <= cluster_node_count(k->c); n++) {
+        if (!cluster_alive(k->c, n)) {
+            continue;
+        }
+        size_t pos = 0;
+        struct replica *r;
+        while ((r = map64_next(&cluster_store(k->c, n)->replicas, &pos, NULL)) != NULL) {
+            if (r->engine == NULL || r->broken) {
+                continue;
+            }
+            uint64_t digest = 0;
+            if (engine_digest(r->engine, ENGINE_NEWEST, no_meta, NULL, &digest) != SPAN_OK) {
+                cluster_fail(k->c, "node %u range %llu: digest: %s", n, (unsigned long long)r->id,
+                             engine_error(r->engine)->text);
+                break;
+            }
+            digest ^= txns_digest(r);
+            rows = span_realloc(rows, (count + 1) * sizeof *rows);
+            rows[count++] = (struct digest_row){r->id, engine_applied(r->engine),
+                                                engine_horizon(r->engine), n, digest};
+            compare(k, rows, count, &same);
+        }
+    }
+    span_free(rows);
+    return same;
+}
+
+void sim_check_bounds(struct sim_check *k, uint64_t log_bytes_max)
+{
+    for (node_id n = 1; n <= cluster_node_count(k->c); n++) {
+        uint64_t bytes = cluster_log_bytes(k->c, n);
+        if (!cluster_lost(k->c, n) && bytes > log_bytes_max) {
+            cluster_fail(k->c, "bounded log: node %u keeps %llu bytes, at most %llu are due", n,
+                         (unsigned long long)bytes, (unsigned long long)log_bytes_max);
+        }
+    }
+}
+
+/* ---- life ---- */
+
+struct sim_check *sim_check_new(struct cluster *c)
+{
+    struct sim_check *k = SPAN_NEW(struct sim_check);
+    k->c = c;
+    struct cluster_watch w = {.ctx = k, .entry = on_entry, .turn = on_turn, .down = on_down};
+    cluster_watch(c, &w);
+    return k;
+}
+
+static void map_free(struct map64 *m)
+{
+    size_t pos = 0;
+    void *v;
+    while ((v = map64_next(m, &pos, NULL)) != NULL) {
+        span_free(v);
+    }
+    map64_deinit(m);
+}
+
+void sim_check_free(struct sim_check *k)
+{
+    for (node_id n = 0; n <= SIM_NODES_MAX; n++) {
+        size_t pos = 0;
+        struct watched *w;
+        while ((w = map64_next(&k->watched[n], &pos, NULL)) != NULL) {
+            span_free(w->log);
+        }
+        map_free(&k->watched[n]);
+    }
+    map_free(&k->leaders);
+    map_free(&k->contents);
+    map_free(&k->commits);
+    span_free(k);
+}

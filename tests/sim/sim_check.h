@@ -1,0 +1,27 @@
+/* What must hold at every step, whatever the clients do (DESIGN section 8). Fed by the cluster
+ * (struct cluster_watch), written apart from the code it checks, and looks into the nodes only by
+ * reading:
+ *
+ *   - one leader per term; one content per (range, index, term) (log matching)
+ *   - what one node has committed at an index, every node that commits it has (state-machine
+ *     safety), across crashes
+ *   - nobody applies a write at or below a safe time that it has published
+ *   - leases of one range are disjoint in true time
+ *   - at rest, and now and then: replicas with the same applied index have the same digest
+ *   - memory and log stay within bounds */
+#ifndef SPAN_TESTS_SIM_SIM_CHECK_H
+#define SPAN_TESTS_SIM_SIM_CHECK_H
+
+#include "tests/sim/sim_cluster.h"
+
+struct sim_check;
+
+struct sim_check *sim_check_new(struct cluster *c);
+void sim_check_free(struct sim_check *k);
+/* Compares digests of replicas that have applied as much as each other, on all nodes now. Reads
+ * everything. Returns how many were compared. */
+size_t sim_check_digests(struct sim_check *k);
+/* Everything is quiet: bounds on what may be left in memory and in the log. */
+void sim_check_bounds(struct sim_check *k, uint64_t log_bytes_max);
+
+#endif

@@ -1,0 +1,1002 @@
+/* Nodes, their turns and their lives on virtual time; see sim_cluster.h. */
+#include "tests/sim/sim_cluster.h"
+
+#include "base/alloc.h"
+#include "base/invariant.h"
+#include "base/limits.h"
+#include "base/log.h"
+#include "base/planted.h"
+#include "shard/wal/wal.h"
+#include "tests/sim/sim_clock.h"
+#include "tests/sim/sim_vfs.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+#define START_NS       (1700000000ULL * SEC_NS)
+#define SLOW_CHECK_NS  (100 * MS_NS)
+#define FIT_AGAIN_NS   (10 * SEC_NS)
+#define IDLE_FLUSH_NS  (500 * MS_NS)
+#define STORE_ID(node) (1000ULL + (node))
+
+enum event_kind {
+    EV_FRAME,
+    EV_PERSISTED,
+    EV_FLUSHED,
+    EV_OP,
+    EV_PEER_LOST,
+    EV_PEER_UP,
+    EV_WAL,  /* a sync of the log ends */
+    EV_RUN,  /* the node's next turn */
+    EV_CALL, /* the run's */
+};
+
+static const char *const kind_names[] = {"frame",   "persisted", "flushed", "op",  "peer-lost",
+                                         "peer-up", "wal",       "turn",    "call"};
+
+struct event {
+    struct heap_node heap;
+    struct list inbox;
+    enum event_kind kind;
+    node_id node;
+    uint64_t epoch;
+    node_id from;
+    struct buf bytes;
+    uint64_t turn;
+    range_id range;
+    struct engine_job *job;
+    struct gateway_op *op;
+    void (*fn)(void *ctx);
+    void *ctx;
+};
+
+struct node {
+    struct cluster *c;
+    node_id id;
+    bool alive;
+    bool lost;
+    bool damaged; /* a bit of its log was flipped: it may refuse to start */
+    bool fatal;   /* its log died: it stops after what it is doing */
+    bool dying;
+    bool ever;      /* was started before */
+    uint64_t epoch; /* of its life: events for an earlier one are dropped */
+    struct sim_clock clock;
+    struct sim_disk disk;
+    struct store *store;
+    struct gateway *gateway;
+    struct wal *wal;
+    struct wal_batch batch;
+    uint64_t learned;
+    uint64_t wal_at_ns; /* of the EV_WAL that counts; 0: none */
+    bool syncing;       /* it is the end of a sync */
+    uint64_t slow_check_ns;
+    uint64_t slow_since_ns;
+    uint64_t idle_flush_ns;
+    bool unfit;
+    struct buf out[SIM_NODES_MAX + 1][2];
+    struct list inbox;
+    uint64_t busy_until_ns;
+    uint64_t run_at_ns; /* of the EV_RUN that counts; 0: none */
+    char dir[32];
+};
+
+struct cluster {
+    struct cluster_options opt;
+    struct sim_net net;
+    struct cluster_watch watch;
+    struct rng rng;
+    uint64_t now_ns;
+    struct heap events;
+    struct node nodes[SIM_NODES_MAX + 1];
+    struct arena arena;
+    uint64_t trace;
+    uint64_t event_count;
+    bool failed;
+    char why[1200];
+};
+
+void cluster_options_init(struct cluster_options *o, uint64_t seed)
+{
+    *o = (struct cluster_options){
+        .seed = seed,
+        .nodes = 3,
+        .epsilon_ns = EPSILON_NS_DEFAULT,
+        .sync_max_ns = 300000,
+        .flush_bytes = 64 * KIB,
+        .segment_bytes = 256 * KIB,
+        .turn_ns = 50000,
+        .net = {.delay_min_ns = 20000, .delay_max_ns = 300000, .dup_late_ns = 100 * MS_NS},
+    };
+}
+
+void cluster_watch(struct cluster *c, const struct cluster_watch *w)
+{
+    c->watch = *w;
+}
+
+uint64_t cluster_now(const struct cluster *c)
+{
+    return c->now_ns;
+}
+
+struct rng *cluster_rng(struct cluster *c)
+{
+    return &c->rng;
+}
+
+size_t cluster_node_count(const struct cluster *c)
+{
+    return c->opt.nodes;
+}
+
+uint64_t cluster_trace(const struct cluster *c)
+{
+    return c->trace;
+}
+
+uint64_t cluster_events(const struct cluster *c)
+{
+    return c->event_count;
+}
+
+bool cluster_alive(const struct cluster *c, node_id node)
+{
+    return c->nodes[node].alive;
+}
+
+bool cluster_lost(const struct cluster *c, node_id node)
+{
+    return c->nodes[node].lost;
+}
+
+uint64_t cluster_epoch(const struct cluster *c, node_id node)
+{
+    return c->nodes[node].epoch;
+}
+
+struct store *cluster_store(struct cluster *c, node_id node)
+{
+    return c->nodes[node].store;
+}
+
+struct gateway *cluster_gateway(struct cluster *c, node_id node)
+{
+    return c->nodes[node].gateway;
+}
+
+struct sim_net *cluster_net(struct cluster *c)
+{
+    return &c->net;
+}
+
+struct sim_disk *cluster_disk(struct cluster *c, node_id node)
+{
+    return &c->nodes[node].disk;
+}
+
+uint64_t cluster_log_bytes(struct cluster *c, node_id node)
+{
+    uint64_t sum = 0;
+    struct wal_memfs *m = c->nodes[node].disk.log;
+    for (size_t i = 0; i < wal_memfs_count(m); i++) {
+        sum += wal_memfs_size(m, wal_memfs_name(m, i));
+    }
+    return sum;
+}
+
+/* ---- telling ---- */
+
+static double seconds(const struct cluster *c)
+{
+    return (double)(c->now_ns - START_NS) / 1e9;
+}
+
+void cluster_say(struct cluster *c, const char *fmt, ...)
+{
+    if (!c->opt.trace) {
+        return;
+    }
+    va_list ap;
+    va_start(ap, fmt);
+    printf("%.6f ", seconds(c));
+    (void)vprintf(fmt, ap);
+    printf("\n");
+    va_end(ap);
+}
+
+void cluster_fail(struct cluster *c, const char *fmt, ...)
+{
+    if (c->failed) {
+        return;
+    }
+    c->failed = true;
+    int n = snprintf(c->why, sizeof c->why, "at %.6f s: ", seconds(c));
+    va_list ap;
+    va_start(ap, fmt);
+    (void)vsnprintf(c->why + n, sizeof c->why - (size_t)n, fmt, ap);
+    va_end(ap);
+    cluster_say(c, "FAILED %s", c->why);
+}
+
+const char *cluster_failure(const struct cluster *c)
+{
+    return c->failed ? c->why : NULL;
+}
+
+/* ---- clocks ---- */
+
+static uint64_t mono_of(const struct node *n, uint64_t true_ns)
+{
+    return true_ns - START_NS + n->id * SEC_NS;
+}
+
+static uint64_t true_of(const struct node *n, uint64_t mono_ns)
+{
+    return mono_ns - n->id * SEC_NS + START_NS;
+}
+
+static uint64_t wal_clock(void *ctx)
+{
+    const struct node *n = ctx;
+    return mono_of(n, n->c->now_ns);
+}
+
+struct tt_now cluster_clock(struct cluster *c, node_id node)
+{
+    struct node *n = &c->nodes[node];
+    return (struct tt_now){.tt = sim_clock_read(&n->clock, &c->rng, c->now_ns),
+                           .mono_ns = mono_of(n, c->now_ns),
+                           .state = CLOCK_SYNCED};
+}
+
+uint64_t cluster_after(struct cluster *c, node_id node, struct tt_ts t)
+{
+    struct tt_now now = cluster_clock(c, node);
+    if (tt_after(&now.tt, t) || PLANTED(COMMIT_WAIT_SKIPPED)) {
+        return c->now_ns;
+    }
+    return c->now_ns + (t.ns - now.tt.earliest.ns) + 1;
+}
+
+/* ---- events ---- */
+
+static struct event *event_new(struct cluster *c, enum event_kind kind, node_id node, uint64_t at)
+{
+    struct event *e = SPAN_NEW(struct event);
+    e->kind = kind;
+    e->node = node;
+    e->epoch = c->nodes[node].epoch;
+    list_init(&e->inbox);
+    heap_insert(&c->events, &e->heap, at < c->now_ns ? c->now_ns : at);
+    return e;
+}
+
+static void event_free(struct event *e)
+{
+    buf_deinit(&e->bytes);
+    span_free(e);
+}
+
+void cluster_at(struct cluster *c, uint64_t at_ns, void (*fn)(void *ctx), void *ctx)
+{
+    struct event *e = event_new(c, EV_CALL, 0, at_ns);
+    e->fn = fn;
+    e->ctx = ctx;
+}
+
+static void end_op(struct gateway_op *op, span_status st)
+{
+    op->status = span_fail(&op->err, st, "%s", span_status_text(st));
+    op->read.page_count = 0;
+    op->done(op);
+}
+
+static void schedule_run(struct node *n, uint64_t at)
+{
+    at = at < n->busy_until_ns ? n->busy_until_ns : at;
+    at = at < n->c->now_ns ? n->c->now_ns : at;
+    if (n->run_at_ns == 0 || at < n->run_at_ns) {
+        n->run_at_ns = at;
+        (void)event_new(n->c, EV_RUN, n->id, at);
+    }
+}
+
+/* ---- the log ---- */
+
+/* A sync begins when there is something to write and none is under way; what was submitted
+ * meanwhile goes with the next. */
+static void schedule_wal(struct node *n)
+{
+    if (n->wal_at_ns != 0 && n->syncing) {
+        return;
+    }
+    uint64_t due = wal_next_run_ns(n->wal);
+    uint64_t at;
+    if (due == UINT64_MAX) {
+        return;
+    }
+    if (due <= mono_of(n, n->c->now_ns)) {
+        n->syncing = true;
+        at = n->c->now_ns + sim_disk_sync_ns(&n->disk, &n->c->rng, n->c->now_ns);
+    } else {
+        n->syncing = false;
+        at = true_of(n, due);
+        if (n->wal_at_ns != 0 && n->wal_at_ns <= at) {
+            return;
+        }
+    }
+    n->wal_at_ns = at;
+    (void)event_new(n->c, EV_WAL, n->id, at);
+}
+
+static void on_durable(void *ctx, uint64_t turn, span_status st)
+{
+    struct node *n = ctx;
+    if (n->dying) {
+        return;
+    }
+    if (st != SPAN_OK) {
+        cluster_say(n->c, "node %u: a log batch failed: %s", n->id, span_status_name(st));
+        n->fatal = true;
+        return;
+    }
+    struct event *e = event_new(n->c, EV_PERSISTED, n->id, n->c->now_ns);
+    e->turn = turn;
+}
+
+static void on_wal_state(void *ctx, enum wal_state state, const char *text)
+{
+    struct node *n = ctx;
+    if (!n->dying) {
+        cluster_say(n->c, "node %u: log state %d: %s", n->id, (int)state, text);
+        n->fatal = n->fatal || state == WAL_DEAD;
+    }
+}
+
+/* ---- the store's world ---- */
+
+static struct buf *io_send(void *ctx, node_id to, enum store_class cls)
+{
+    struct node *n = ctx;
+    REQUIRE(to >= 1 && to <= n->c->opt.nodes && to != n->id);
+    return &n->out[to][cls];
+}
+
+static struct buf *gateway_out(void *ctx, node_id to, unsigned cls)
+{
+    struct node *n = ctx;
+    return to == n->id ? store_local(n->store) : io_send(n, to, (enum store_class)cls);
+}
+
+static void watch_entry(struct node *n, range_id range, uint64_t index, uint64_t term, uint8_t type,
+                        struct slice payload)
+{
+    if (n->c->watch.entry != NULL) {
+        n->c->watch.entry(n->c->watch.ctx, n->id, range, index, term, type, payload);
+    }
+}
+
+static void io_entry(void *ctx, range_id range, uint64_t index, uint64_t term, uint8_t type,
+                     struct slice payload)
+{
+    struct node *n = ctx;
+    wal_batch_add_entry(&n->batch, range, index, term, type, payload);
+    watch_entry(n, range, index, term, type, payload);
+}
+
+static void io_sticky(void *ctx, range_id range, uint8_t kind, struct slice payload)
+{
+    struct node *n = ctx;
+    wal_batch_add_sticky(&n->batch, range, kind, payload);
+}
+
+static void io_release(void *ctx, range_id range, uint64_t index)
+{
+    struct node *n = ctx;
+    wal_release(n->wal, range, index);
+}
+
+static void io_flush(void *ctx, range_id range, struct engine_job *job)
+{
+    struct node *n = ctx;
+    struct event *e =
+        event_new(n->c, EV_FLUSHED, n->id, n->c->now_ns + rng_below(&n->c->rng, 5 * MS_NS));
+    e->range = range;
+    e->job = job;
+}
+
+static void io_to_gateway(void *ctx, const struct tt_now *now, node_id from, uint8_t kind,
+                          struct slice body)
+{
+    struct node *n = ctx;
+    gateway_message(n->gateway, now, from, kind, body);
+}
+
+static void make_cores(struct node *n, bool fresh)
+{
+    struct cluster *c = n->c;
+    struct store_config sc = {
+        .self = n->id,
+        .incarnation = rng_u64(&c->rng) | 1,
+        .node_count = c->opt.nodes,
+        .lease_ns = LEASE_NS_DEFAULT,
+        .version_window_ns = VERSION_WINDOW_NS,
+        .flush_bytes = c->opt.flush_bytes,
+        .dir = n->dir,
+        .vfs = SIM_VFS_NAME,
+        .fresh = fresh,
+        .io = {.ctx = n,
+               .send = io_send,
+               .entry = io_entry,
+               .sticky = io_sticky,
+               .release = io_release,
+               .flush = io_flush,
+               .to_gateway = io_to_gateway},
+    };
+    struct gateway_config gc = {
+        .self = n->id,
+        .incarnation = sc.incarnation,
+        .node_count = c->opt.nodes,
+        .out_ctx = n,
+        .out = gateway_out,
+    };
+    sc.seed = rng_u64(&c->rng);
+    gc.seed = rng_u64(&c->rng);
+    for (size_t i = 0; i < c->opt.nodes; i++) {
+        sc.nodes[i] = (node_id)(i + 1);
+        gc.nodes[i] = (node_id)(i + 1);
+    }
+    n->store = store_new(&sc);
+    n->gateway = gateway_new(&gc);
+    n->learned = UINT64_MAX;
+}
+
+/* ---- turns ---- */
+
+static void send_all(struct node *n)
+{
+    struct cluster *c = n->c;
+    for (node_id to = 1; to <= c->opt.nodes; to++) {
+        for (unsigned cls = 0; cls < 2; cls++) {
+            struct buf *b = &n->out[to][cls];
+            if (b->size == 0) {
+                continue;
+            }
+            uint64_t at[2];
+            size_t copies = c->nodes[to].alive
+                                ? sim_net_send(&c->net, &c->rng, c->now_ns, n->id, to, cls, at)
+                                : 0;
+            for (size_t i = 0; i < copies; i++) {
+                struct event *e = event_new(c, EV_FRAME, to, at[i]);
+                e->from = n->id;
+                buf_set(&e->bytes, buf_slice(b));
+            }
+            buf_clear(b);
+        }
+    }
+}
+
+static void learn(struct node *n, const struct tt_now *now)
+{
+    uint64_t version = store_descriptors_version(n->store);
+    if (version != n->learned) {
+        n->learned = version;
+        struct range_descriptor *all;
+        arena_clear(&n->c->arena);
+        size_t count = store_descriptors(n->store, &n->c->arena, &all);
+        gateway_learn(n->gateway, now, all, count);
+    }
+}
+
+/* Rule H10, as shard/node.c does it. */
+static void check_disk(struct node *n, const struct tt_now *now)
+{
+    if (now->mono_ns < n->slow_check_ns) {
+        return;
+    }
+    n->slow_check_ns = now->mono_ns + SLOW_CHECK_NS;
+    bool slow =
+        wal_oldest_unsynced_ns(n->wal) > LEASE_NS_DEFAULT || wal_state_get(n->wal) != WAL_RUNNING;
+    if (slow) {
+        n->slow_since_ns = now->mono_ns;
+    }
+    bool unfit = slow || (n->unfit && n->slow_since_ns + FIT_AGAIN_NS > now->mono_ns);
+    if (unfit != n->unfit) {
+        cluster_say(n->c, "node %u: disk is %s", n->id, unfit ? "too slow to lead" : "fit again");
+        n->unfit = unfit;
+        store_set_unfit(n->store, now, unfit);
+    }
+}
+
+/* A quiet range must not keep old segments alive (rule H3). */
+static void flush_idle(struct node *n, const struct tt_now *now)
+{
+    if (now->mono_ns < n->idle_flush_ns) {
+        return;
+    }
+    n->idle_flush_ns = now->mono_ns + IDLE_FLUSH_NS;
+    struct wal_pin pins[8];
+    size_t count = wal_oldest_pinned(n->wal, pins, 8);
+    for (size_t i = 0; i < count; i++) {
+        store_want_flush(n->store, now, pins[i].range);
+    }
+}
+
+static void end_submission(struct node *n, const struct tt_now *now)
+{
+    uint64_t turn = store_turn_end(n->store, now);
+    if (turn != 0) {
+        span_status st = wal_submit(n->wal, &n->batch, on_durable, n, turn);
+        if (st != SPAN_OK) {
+            cluster_say(n->c, "node %u: the log refuses a batch: %s", n->id, span_status_name(st));
+            wal_batch_clear(&n->batch);
+            n->fatal = true;
+        }
+        schedule_wal(n);
+    }
+    send_all(n);
+}
+
+static void turn_end(struct node *n, const struct tt_now *now)
+{
+    struct cluster *c = n->c;
+    end_submission(n, now);
+    n->busy_until_ns = c->now_ns + rng_below(&c->rng, c->opt.turn_ns + 1);
+    uint64_t deadline = store_deadline_ns(n->store);
+    uint64_t g = gateway_deadline_ns(n->gateway);
+    deadline = g < deadline ? g : deadline;
+    if (deadline != UINT64_MAX) {
+        schedule_run(n, deadline <= mono_of(n, c->now_ns) ? c->now_ns : true_of(n, deadline));
+    }
+    if (c->watch.turn != NULL) {
+        c->watch.turn(c->watch.ctx, n->id, now);
+    }
+}
+
+static void handle(struct node *n, const struct tt_now *now, struct event *e)
+{
+    size_t at = 0;
+    uint8_t kind;
+    struct slice body;
+    struct span_error err = {0};
+    switch (e->kind) {
+    case EV_FRAME:
+        while (msg_next(buf_slice(&e->bytes), &at, &kind, &body) == SPAN_OK) {
+            store_message(n->store, now, e->from, kind, body);
+        }
+        break;
+    case EV_PERSISTED:
+        store_persisted(n->store, now, e->turn);
+        break;
+    case EV_FLUSHED:
+        if (engine_flush_run(e->job, &err) != SPAN_OK) {
+            cluster_say(n->c, "node %u range %llu: a flush failed: %s", n->id,
+                        (unsigned long long)e->range, err.text);
+        }
+        store_flush_done(n->store, now, e->range, e->job);
+        e->job = NULL;
+        break;
+    case EV_OP:
+        gateway_op(n->gateway, now, e->op);
+        break;
+    case EV_PEER_LOST:
+        store_peer_lost(n->store, now, e->from);
+        gateway_peer_lost(n->gateway, now, e->from);
+        break;
+    case EV_PEER_UP:
+        gateway_peer_up(n->gateway, now, e->from);
+        break;
+    case EV_WAL:
+    case EV_RUN:
+    case EV_CALL:
+        break;
+    }
+}
+
+static void run_turn(struct node *n)
+{
+    struct cluster *c = n->c;
+    sim_vfs_set_time(c->now_ns);
+    struct tt_now now = cluster_clock(c, n->id); /* rule A3: after everything was taken */
+    while (!list_is_empty(&n->inbox)) {
+        struct event *e = LIST_ENTRY(n->inbox.next, struct event, inbox);
+        list_remove(&e->inbox);
+        handle(n, &now, e);
+        event_free(e);
+        if (wal_batch_bytes(&n->batch) > wal_batch_bytes_max(n->wal) / 2) {
+            end_submission(n, &now);
+        }
+    }
+    learn(n, &now);
+    if (now.mono_ns >= store_deadline_ns(n->store)) {
+        store_tick(n->store, &now);
+        check_disk(n, &now);
+        flush_idle(n, &now);
+    }
+    if (now.mono_ns >= gateway_deadline_ns(n->gateway)) {
+        gateway_tick(n->gateway, &now);
+    }
+    turn_end(n, &now);
+}
+
+static void run_wal(struct node *n)
+{
+    n->wal_at_ns = 0;
+    n->syncing = false;
+    (void)wal_run(n->wal);
+    schedule_wal(n);
+}
+
+static void note(struct cluster *c, const struct event *e)
+{
+    c->event_count++;
+    c->trace = span_mix64(c->trace ^ c->now_ns);
+    c->trace = span_mix64(c->trace ^ ((uint64_t)e->kind << 32 | e->node));
+    c->trace ^= e->bytes.size == 0 ? 0 : span_hash64(e->bytes.data, e->bytes.size);
+    if (c->opt.trace && e->kind != EV_CALL && e->kind != EV_RUN) {
+        cluster_say(c, "node %u %s%s%.0u size %zu turn %llu%s", e->node, kind_names[e->kind],
+                    e->from == 0 ? "" : " from ", e->from, e->bytes.size,
+                    (unsigned long long)e->turn,
+                    c->nodes[e->node].epoch == e->epoch ? "" : " (dead)");
+    }
+}
+
+/* Takes the event to the node it is for. */
+static void deliver(struct node *n, struct event *e, uint64_t at_ns)
+{
+    struct cluster *c = n->c;
+    if (e->kind == EV_WAL) {
+        bool counts = at_ns == n->wal_at_ns;
+        event_free(e);
+        if (counts) {
+            run_wal(n);
+        }
+        return;
+    }
+    if (e->kind != EV_RUN) {
+        list_push_back(&n->inbox, &e->inbox);
+        schedule_run(n, c->now_ns);
+        return;
+    }
+    event_free(e);
+    if (at_ns != n->run_at_ns) {
+        return; /* an earlier one was scheduled after it */
+    }
+    n->run_at_ns = 0;
+    if (c->now_ns < n->busy_until_ns) { /* paused since it was scheduled */
+        schedule_run(n, n->busy_until_ns);
+        return;
+    }
+    run_turn(n);
+}
+
+bool cluster_step(struct cluster *c)
+{
+    struct heap_node *h = heap_min(&c->events);
+    if (h == NULL) {
+        return false;
+    }
+    struct event *e = LIST_ENTRY(h, struct event, heap);
+    uint64_t at_ns = h->key;
+    heap_remove(&c->events, h);
+    c->now_ns = at_ns > c->now_ns ? at_ns : c->now_ns;
+    note(c, e);
+    if (e->kind == EV_CALL) {
+        e->fn(e->ctx);
+        event_free(e);
+        return true;
+    }
+    struct node *n = &c->nodes[e->node];
+    if (!n->alive || n->epoch != e->epoch) {
+        if (e->kind == EV_OP) {
+            end_op(e->op, SPAN_CLOSED);
+        }
+        event_free(e);
+        return true;
+    }
+    deliver(n, e, at_ns);
+    if (n->alive && n->fatal) {
+        cluster_say(c, "node %u stops by itself", n->id);
+        cluster_crash(c, n->id, SIM_CRASH_KILL);
+    }
+    return true;
+}
+
+void cluster_run_for(struct cluster *c, uint64_t ns)
+{
+    uint64_t until = c->now_ns + ns;
+    struct heap_node *h;
+    while (!c->failed && (h = heap_min(&c->events)) != NULL && h->key <= until) {
+        (void)cluster_step(c);
+    }
+    c->now_ns = until > c->now_ns ? until : c->now_ns;
+}
+
+bool cluster_run_until(struct cluster *c, bool (*cond)(void *ctx), void *ctx, uint64_t limit_ns)
+{
+    uint64_t until = c->now_ns + limit_ns;
+    while (!cond(ctx)) {
+        if (c->failed || c->now_ns > until || !cluster_step(c)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void cluster_op(struct cluster *c, node_id node, struct gateway_op *op)
+{
+    struct event *e = event_new(c, EV_OP, node, c->now_ns + rng_below(&c->rng, 20000));
+    e->op = op;
+}
+
+/* ---- faults ---- */
+
+void cluster_pause(struct cluster *c, node_id node, uint64_t ns)
+{
+    struct node *n = &c->nodes[node];
+    uint64_t until = c->now_ns + ns;
+    n->busy_until_ns = until > n->busy_until_ns ? until : n->busy_until_ns;
+}
+
+bool cluster_flip(struct cluster *c, node_id node)
+{
+    struct node *n = &c->nodes[node];
+    REQUIRE(!n->alive);
+    bool done = sim_disk_flip_log(&n->disk, &c->rng);
+    n->damaged = n->damaged || done;
+    return done;
+}
+
+void cluster_heal(struct cluster *c)
+{
+    sim_net_heal(&c->net);
+    for (node_id i = 1; i <= c->opt.nodes; i++) {
+        struct sim_disk *d = &c->nodes[i].disk;
+        d->stall = 0;
+        d->stall_until_ns = 0;
+        sim_disk_set_room(d, UINT64_MAX);
+        wal_memfs_fail_syncs(d->log, 0, 0);
+        wal_memfs_fail_syncs(d->files, 0, 0);
+    }
+}
+
+void cluster_want_flush(struct cluster *c, node_id node)
+{
+    struct node *n = &c->nodes[node];
+    if (n->alive) {
+        struct tt_now now = cluster_clock(c, node);
+        store_want_flush(n->store, &now, 0);
+        schedule_run(n, c->now_ns);
+    }
+}
+
+static void tell_peers(struct cluster *c, node_id node, enum event_kind kind)
+{
+    for (node_id i = 1; i <= c->opt.nodes; i++) {
+        if (i != node && c->nodes[i].alive) {
+            event_new(c, kind, i, c->now_ns + rng_between(&c->rng, MS_NS, 5 * MS_NS))->from = node;
+        }
+    }
+}
+
+/* The flusher's job was cut off somewhere, or had not begun. */
+static void drop_job(struct node *n, struct event *e)
+{
+    struct span_error err = {0};
+    if (rng_below(&n->c->rng, 2) == 0) {
+        wal_memfs_stop_after(n->disk.files, rng_below(&n->c->rng, 40));
+        (void)!engine_flush_run(e->job, &err);
+    }
+    store_flush_abandon(n->store, e->range, e->job);
+    e->job = NULL;
+}
+
+static void drop_events(struct node *n)
+{
+    struct cluster *c = n->c;
+    while (!list_is_empty(&n->inbox)) {
+        struct event *e = LIST_ENTRY(n->inbox.next, struct event, inbox);
+        list_remove(&e->inbox);
+        if (e->kind == EV_FLUSHED) {
+            drop_job(n, e);
+        } else if (e->kind == EV_OP) {
+            end_op(e->op, SPAN_CLOSED);
+        }
+        event_free(e);
+    }
+    for (size_t i = 0; i < c->events.count; i++) {
+        struct event *e = LIST_ENTRY(c->events.nodes[i], struct event, heap);
+        if (e->kind == EV_FLUSHED && e->node == n->id && e->epoch == n->epoch && e->job != NULL) {
+            drop_job(n, e);
+        }
+    }
+}
+
+/* The process is gone: what its memory held goes, nothing more reaches the disks. */
+static void stop_cores(struct node *n)
+{
+    n->dying = true;
+    if (n->wal != NULL && rng_below(&n->c->rng, 2) == 0) {
+        wal_memfs_stop_after(n->disk.log, rng_below(&n->c->rng, 6)); /* in the middle of a write */
+        (void)wal_run(n->wal);
+    }
+    drop_events(n);
+    sim_disk_stop(&n->disk);
+    struct tt_now now = cluster_clock(n->c, n->id);
+    gateway_close(n->gateway, &now);
+    gateway_free(n->gateway);
+    store_free(n->store);
+    if (n->wal != NULL) {
+        wal_abandon(n->wal);
+    }
+    n->gateway = NULL;
+    n->store = NULL;
+    n->wal = NULL;
+    wal_batch_clear(&n->batch);
+    n->alive = false;
+    n->dying = false;
+    n->fatal = false;
+    n->epoch++;
+    n->run_at_ns = 0;
+    n->wal_at_ns = 0;
+    n->syncing = false;
+    n->busy_until_ns = 0;
+    for (node_id to = 0; to <= SIM_NODES_MAX; to++) {
+        buf_clear(&n->out[to][0]);
+        buf_clear(&n->out[to][1]);
+    }
+    if (n->c->watch.down != NULL) {
+        n->c->watch.down(n->c->watch.ctx, n->id);
+    }
+}
+
+void cluster_crash(struct cluster *c, node_id node, enum sim_crash how)
+{
+    struct node *n = &c->nodes[node];
+    REQUIRE(n->alive);
+    cluster_say(c, "node %u crashes (%s)", node, how == SIM_CRASH_KILL ? "killed" : "power");
+    stop_cores(n);
+    sim_disk_crash(&n->disk, &c->rng, how);
+    tell_peers(c, node, EV_PEER_LOST);
+}
+
+static span_status replay(void *ctx, const struct wal_record *r, struct span_error *err)
+{
+    struct node *n = ctx;
+    switch (r->kind) {
+    case WAL_ENTRY:
+        watch_entry(n, r->range, r->index, r->term, r->type, r->payload);
+        return store_restore_entry(n->store, r->range, r->index, r->term, r->type, r->payload, err);
+    case WAL_STICKY:
+        return store_restore_sticky(n->store, r->range, r->type, r->payload, err);
+    case WAL_TOMBSTONE:
+        store_restore_tombstone(n->store, r->range);
+        return SPAN_OK;
+    }
+    return span_fail(err, SPAN_CORRUPT, "unknown record kind %d", (int)r->kind);
+}
+
+static span_status recover(struct node *n, const struct tt_now *now, struct span_error *err)
+{
+    struct wal_options wo = {.node = n->id,
+                             .segment_bytes = n->c->opt.segment_bytes,
+                             .manual = true,
+                             .fs = wal_memfs_fs(n->disk.log),
+                             .now_ns = wal_clock,
+                             .now_ctx = n,
+                             .on_state = on_wal_state,
+                             .state_ctx = n};
+    span_status st = wal_open("log", STORE_ID(n->id), &wo, replay, n, &n->wal, err);
+    if (st != SPAN_OK) {
+        n->wal = NULL;
+        return st;
+    }
+    return store_restore_found(n->store) ? store_restore_end(n->store, now, err)
+                                         : store_bootstrap(n->store, now, err);
+}
+
+static bool start(struct node *n)
+{
+    struct cluster *c = n->c;
+    struct span_error err = {0};
+    bool fresh = !n->ever;
+    n->ever = true;
+    n->alive = true;
+    n->unfit = false;
+    sim_vfs_set_time(c->now_ns);
+    make_cores(n, fresh);
+    struct tt_now now = cluster_clock(c, n->id);
+    span_status st = recover(n, &now, &err);
+    if (st == SPAN_OK) {
+        cluster_say(c, "node %u started", n->id);
+        learn(n, &now);
+        turn_end(n, &now);
+        schedule_wal(n);
+        return true;
+    }
+    cluster_say(c, "node %u refuses to start: %s: %s", n->id, span_status_name(st), err.text);
+    stop_cores(n);
+    sim_disk_crash(&n->disk, &c->rng, SIM_CRASH_KILL);
+    if (st == SPAN_CORRUPT && n->damaged) {
+        n->lost = true;
+    } else if (st != SPAN_NO_SPACE && st != SPAN_IO) {
+        cluster_fail(c, "node %u can not start: %s: %s", n->id, span_status_name(st), err.text);
+    }
+    return false;
+}
+
+bool cluster_restart(struct cluster *c, node_id node)
+{
+    struct node *n = &c->nodes[node];
+    REQUIRE(!n->alive && !n->lost);
+    if (!start(n)) {
+        return false;
+    }
+    tell_peers(c, node, EV_PEER_UP);
+    return true;
+}
+
+/* ---- life ---- */
+
+struct cluster *cluster_new(const struct cluster_options *o)
+{
+    struct cluster *c = SPAN_NEW(struct cluster);
+    REQUIRE(o->nodes <= SIM_NODES_MAX);
+    c->opt = *o;
+    c->net = o->net;
+    c->now_ns = START_NS + SEC_NS;
+    rng_init(&c->rng, o->seed);
+    heap_init(&c->events);
+    sim_vfs_start(o->seed);
+    for (node_id i = 1; i <= o->nodes; i++) {
+        struct node *n = &c->nodes[i];
+        n->c = c;
+        n->id = i;
+        list_init(&n->inbox);
+        wal_batch_init(&n->batch);
+        sim_clock_init(&n->clock, &c->rng, o->epsilon_ns, c->now_ns);
+        sim_disk_init(&n->disk, i);
+        n->disk.sync_max_ns = o->sync_max_ns;
+        n->disk.stall = o->sync_stall;
+        n->disk.stall_max_ns = 400 * MS_NS;
+        (void)snprintf(n->dir, sizeof n->dir, SIM_VFS_ROOT "/%u", i);
+    }
+    return c;
+}
+
+void cluster_boot(struct cluster *c)
+{
+    for (node_id i = 1; i <= c->opt.nodes; i++) {
+        bool ok = start(&c->nodes[i]);
+        INVARIANT(ok);
+    }
+}
+
+void cluster_free(struct cluster *c)
+{
+    c->watch = (struct cluster_watch){0};
+    for (node_id i = 1; i <= c->opt.nodes; i++) {
+        struct node *n = &c->nodes[i];
+        if (n->alive) {
+            stop_cores(n);
+        }
+        sim_disk_deinit(&n->disk, i);
+        wal_batch_deinit(&n->batch);
+        for (node_id to = 0; to <= SIM_NODES_MAX; to++) {
+            buf_deinit(&n->out[to][0]);
+            buf_deinit(&n->out[to][1]);
+        }
+    }
+    struct heap_node *h;
+    while ((h = heap_min(&c->events)) != NULL) {
+        struct event *e = LIST_ENTRY(h, struct event, heap);
+        heap_remove(&c->events, h);
+        if (e->kind == EV_OP) {
+            end_op(e->op, SPAN_CLOSED);
+        }
+        event_free(e);
+    }
+    heap_deinit(&c->events);
+    arena_deinit(&c->arena);
+    span_free(c);
+}

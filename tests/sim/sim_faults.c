@@ -1,0 +1,295 @@
+/* What goes wrong, and what an administrator does, at random moments of a run; see sim_world.h. A
+ * majority stays up except for crashes of all at once, whose nodes come back by themselves: the
+ * clients must get on again whatever was drawn. */
+#include "base/alloc.h"
+#include "base/invariant.h"
+#include "tests/sim/sim_world.h"
+
+/* ---- administration ---- */
+
+struct admin {
+    struct gateway_op op;
+    struct sim_world *w;
+    struct buf key;
+};
+
+static void admin_done(struct gateway_op *op)
+{
+    struct admin *a = op->owner;
+    struct sim_world *w = a->w;
+    cluster_say(w->c, "admin %d: %s", (int)op->kind, op->status == SPAN_OK ? "ok" : op->err.text);
+    w->splits += op->kind == GATEWAY_SPLIT && op->status == SPAN_OK ? 1 : 0;
+    w->transfers += op->kind == GATEWAY_TRANSFER && op->status == SPAN_OK ? 1 : 0;
+    w->admin_busy--;
+    buf_deinit(&a->key);
+    span_free(a);
+}
+
+node_id sim_any_alive(struct sim_world *w)
+{
+    node_id n;
+    do {
+        n = 1 + (node_id)rng_below(cluster_rng(w->c), cluster_node_count(w->c));
+    } while (!cluster_alive(w->c, n));
+    return n;
+}
+
+static struct admin *admin_new(struct sim_world *w, enum gateway_op_kind kind)
+{
+    struct admin *a = SPAN_NEW(struct admin);
+    a->w = w;
+    a->op.kind = kind;
+    a->op.owner = a;
+    a->op.done = admin_done;
+    w->admin_busy++;
+    return a;
+}
+
+void world_split_at_random(struct sim_world *w)
+{
+    struct admin *a = admin_new(w, GATEWAY_SPLIT);
+    if (rng_below(cluster_rng(w->c), 4) == 0) {
+        sim_table_key(&a->key, TABLE_JOURNAL);
+        sim_be32(&a->key, (uint32_t)rng_below(cluster_rng(w->c), 256));
+    } else {
+        sim_account_key(&a->key, (unsigned)rng_below(cluster_rng(w->c), w->accounts));
+    }
+    a->op.u.split.key = buf_slice(&a->key);
+    cluster_op(w->c, sim_any_alive(w), &a->op);
+}
+
+static void transfer_at_random(struct sim_world *w)
+{
+    struct admin *a = admin_new(w, GATEWAY_TRANSFER);
+    a->op.u.transfer.range = 1 + rng_below(cluster_rng(w->c), 3 + w->first_splits + w->splits);
+    a->op.u.transfer.node = 1 + (node_id)rng_below(cluster_rng(w->c), cluster_node_count(w->c));
+    cluster_op(w->c, sim_any_alive(w), &a->op);
+}
+
+/* ---- nodes ---- */
+
+static size_t alive_count(struct sim_world *w)
+{
+    size_t n = 0;
+    for (node_id i = 1; i <= cluster_node_count(w->c); i++) {
+        n += cluster_alive(w->c, i) ? 1 : 0;
+    }
+    return n;
+}
+
+static bool can_lose_one(struct sim_world *w)
+{
+    return alive_count(w) > cluster_node_count(w->c) / 2 + 1;
+}
+
+static void restart_cb(void *ctx)
+{
+    struct restart *r = ctx;
+    if (r->w->stopping || cluster_alive(r->w->c, r->node) || cluster_lost(r->w->c, r->node)) {
+        return;
+    }
+    if (cluster_restart(r->w->c, r->node) || cluster_lost(r->w->c, r->node)) {
+        r->w = NULL; /* nobody is waited for */
+    } else {
+        cluster_at(r->w->c, cluster_now(r->w->c) + 100 * MS_NS, restart_cb, r);
+    }
+}
+
+/* Also for a node that stopped by itself. */
+static void restart_later(struct sim_world *w, node_id node)
+{
+    w->restarts[node] = (struct restart){w, node};
+    cluster_at(w->c, cluster_now(w->c) + rng_below(cluster_rng(w->c), 1500 * MS_NS), restart_cb,
+               &w->restarts[node]);
+}
+
+static void crash(struct sim_world *w, node_id node, enum sim_crash how)
+{
+    cluster_crash(w->c, node, how);
+    restart_later(w, node);
+}
+
+static void crash_all(struct sim_world *w, enum sim_crash how)
+{
+    for (node_id i = 1; i <= cluster_node_count(w->c); i++) {
+        if (cluster_alive(w->c, i)) {
+            crash(w, i, how);
+        }
+    }
+}
+
+/* A killed node whose log is damaged while it is down: it must notice, or need none of it. One node
+ * of a run, so that a majority is left whatever it decides. */
+static void flip(struct sim_world *w)
+{
+    if (w->fault_counts[FAULT_FLIP] > 1 || !can_lose_one(w)) {
+        return;
+    }
+    node_id n = sim_any_alive(w);
+    cluster_crash(w->c, n, SIM_CRASH_KILL);
+    cluster_say(w->c, "node %u: %s", n, cluster_flip(w->c, n) ? "a bit flips" : "nothing to flip");
+    restart_later(w, n);
+}
+
+/* ---- network and disks ---- */
+
+static void heal_cuts_cb(void *ctx)
+{
+    struct sim_world *w = ctx;
+    struct sim_net *net = cluster_net(w->c);
+    memset(net->cut, 0, sizeof net->cut);
+}
+
+static void cut(struct sim_world *w)
+{
+    struct rng *r = cluster_rng(w->c);
+    struct sim_net *net = cluster_net(w->c);
+    node_id a = 1 + (node_id)rng_below(r, cluster_node_count(w->c));
+    uint64_t how = rng_below(r, 4);
+    cluster_say(w->c, "cut node %u, how %d", a, (int)how);
+    for (node_id b = 1; b <= cluster_node_count(w->c); b++) {
+        if (b == a || (how == 3 && rng_below(r, 2) == 0)) {
+            continue;
+        }
+        net->cut[a][b] = net->cut[a][b] || how != 1;
+        net->cut[b][a] = net->cut[b][a] || how != 2;
+    }
+    cluster_at(w->c, cluster_now(w->c) + rng_below(r, 1200 * MS_NS), heal_cuts_cb, w);
+}
+
+static void stall(struct sim_world *w)
+{
+    struct rng *r = cluster_rng(w->c);
+    node_id n = sim_any_alive(w);
+    uint64_t ns = rng_below(r, 900 * MS_NS);
+    cluster_say(w->c, "node %u: syncs stall for %llu ms", n, (unsigned long long)(ns / MS_NS));
+    cluster_disk(w->c, n)->stall_until_ns = cluster_now(w->c) + ns;
+}
+
+static void sync_error(struct sim_world *w)
+{
+    struct rng *r = cluster_rng(w->c);
+    node_id n = sim_any_alive(w);
+    bool log = rng_below(r, 2) == 0;
+    uint64_t skip = rng_below(r, 5);
+    uint64_t count = 1 + rng_below(r, 3);
+    cluster_say(w->c, "node %u: %llu syncs of its %s fail", n, (unsigned long long)count,
+                log ? "log" : "files");
+    struct sim_disk *d = cluster_disk(w->c, n);
+    wal_memfs_fail_syncs(log ? d->log : d->files, skip, count);
+}
+
+static void room_cb(void *ctx)
+{
+    struct sim_world *w = ctx;
+    for (node_id i = 1; i <= cluster_node_count(w->c); i++) {
+        sim_disk_set_room(cluster_disk(w->c, i), UINT64_MAX);
+    }
+}
+
+static void no_room(struct sim_world *w)
+{
+    struct rng *r = cluster_rng(w->c);
+    node_id n = sim_any_alive(w);
+    uint64_t more = rng_below(r, 3) == 0 ? 0 : rng_below(r, 128 * KIB);
+    cluster_say(w->c, "node %u: disk is full after %llu bytes", n, (unsigned long long)more);
+    sim_disk_set_room(cluster_disk(w->c, n), more);
+    cluster_at(w->c, cluster_now(w->c) + rng_below(r, 1000 * MS_NS), room_cb, w);
+}
+
+/* ---- drawing them ---- */
+
+static void pause_one(struct sim_world *w)
+{
+    node_id n = sim_any_alive(w);
+    uint64_t ns = rng_below(cluster_rng(w->c), 800 * MS_NS);
+    cluster_say(w->c, "pause node %u for %llu ms", n, (unsigned long long)(ns / MS_NS));
+    cluster_pause(w->c, n, ns);
+}
+
+static void inflict(struct sim_world *w, enum fault f)
+{
+    struct rng *r = cluster_rng(w->c);
+    switch (f) {
+    case FAULT_CRASH:
+        if (can_lose_one(w)) {
+            crash(w, sim_any_alive(w), SIM_CRASH_KILL);
+        }
+        break;
+    case FAULT_POWER:
+        if (can_lose_one(w)) {
+            crash(w, sim_any_alive(w), SIM_CRASH_POWER);
+        }
+        break;
+    case FAULT_CRASH_ALL:
+        crash_all(w, rng_below(r, 2) == 0 ? SIM_CRASH_KILL : SIM_CRASH_POWER);
+        break;
+    case FAULT_PAUSE:
+        pause_one(w);
+        break;
+    case FAULT_CUT:
+        cut(w);
+        break;
+    case FAULT_TRANSFER:
+        transfer_at_random(w);
+        break;
+    case FAULT_SPLIT:
+        world_split_at_random(w);
+        break;
+    case FAULT_FLUSH:
+        cluster_want_flush(w->c, sim_any_alive(w));
+        break;
+    case FAULT_STALL:
+        stall(w);
+        break;
+    case FAULT_EIO:
+        sync_error(w);
+        break;
+    case FAULT_NO_ROOM:
+        no_room(w);
+        break;
+    case FAULT_FLIP:
+        flip(w);
+        break;
+    case FAULT_COUNT:
+        break;
+    }
+}
+
+static void fault_cb(void *ctx)
+{
+    struct sim_world *w = ctx;
+    struct rng *r = cluster_rng(w->c);
+    if (w->stopping || world_failed(w)) {
+        return;
+    }
+    for (node_id i = 1; i <= cluster_node_count(w->c); i++) {
+        bool awaited = w->restarts[i].w != NULL;
+        if (!cluster_alive(w->c, i) && !cluster_lost(w->c, i) && !awaited) {
+            restart_later(w, i); /* stopped by itself */
+        }
+    }
+    uint64_t sum = 0;
+    for (unsigned f = 0; f < FAULT_COUNT; f++) {
+        sum += w->fault_weights[f];
+    }
+    if (sum != 0 && alive_count(w) != 0) {
+        uint64_t pick = rng_below(r, sum);
+        unsigned f = 0;
+        while (pick >= w->fault_weights[f]) {
+            pick -= w->fault_weights[f++];
+        }
+        w->fault_counts[f]++;
+        inflict(w, (enum fault)f);
+    }
+    cluster_at(w->c, cluster_now(w->c) + rng_between(r, w->fault_gap_ns / 20, w->fault_gap_ns),
+               fault_cb, w);
+}
+
+void sim_faults_start(struct sim_world *w)
+{
+    if (w->faults) {
+        cluster_at(w->c, cluster_now(w->c) + rng_below(cluster_rng(w->c), 300 * MS_NS), fault_cb,
+                   w);
+    }
+}

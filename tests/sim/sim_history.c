@@ -1,0 +1,518 @@
+/* Before and after the clients: the accounts are written; everything must end; what the clients
+ * wrote down must be one serial history in timestamp order that respects real time (sim_world.h):
+ *
+ *   - replayed in timestamp order, every read of every committed transaction is current (values
+ *     name their writer)
+ *   - acknowledged before begun implies smaller timestamp; read-only ones see everything
+ *     acknowledged before they began
+ *   - nothing acknowledged is missing or doubled, nothing answered as retryable is there
+ *   - money is conserved, at past timestamps on every replica; no lock, no transaction in doubt is
+ *     left; every operation ended */
+#include "base/alloc.h"
+#include "base/invariant.h"
+#include "tests/sim/sim_world.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+/* ---- synchronous operations of the test itself ---- */
+
+static void plain_done(struct gateway_op *op)
+{
+    struct sim_world *w = op->owner;
+    w->op_done = true;
+}
+
+static bool is_done(void *ctx)
+{
+    const struct sim_world *w = ctx;
+    return w->op_done;
+}
+
+static span_status world_run_op(struct sim_world *w, node_id node, struct gateway_op *op)
+{
+    op->owner = w;
+    op->done = plain_done;
+    op->deadline_ns = 0;
+    w->op_done = false;
+    cluster_op(w->c, node, op);
+    if (!cluster_run_until(w->c, is_done, w, 60 * SEC_NS)) {
+        cluster_fail(w->c, "an operation did not end in 60 s");
+        return SPAN_DEADLINE;
+    }
+    return op->status;
+}
+
+void world_set_up(struct sim_world *w)
+{
+    struct gateway_op op = {.kind = GATEWAY_COMMIT};
+    struct txn_write *writes = span_calloc(w->accounts, sizeof *writes);
+    struct buf *bytes = span_calloc((size_t)w->accounts * 2, sizeof *bytes);
+    struct htxn *t;
+    w->cap = 256;
+    w->history = span_calloc(w->cap, sizeof *w->history);
+    t = &w->history[w->count++]; /* number 0: the start */
+    for (unsigned i = 0; i < w->accounts; i++) {
+        sim_account_key(&bytes[2 * i], i);
+        sim_value_of(&bytes[2 * i + 1], START_BALANCE, 0);
+        writes[i] = (struct txn_write){.key = buf_slice(&bytes[2 * i]),
+                                       .value = buf_slice(&bytes[2 * i + 1])};
+    }
+    span_status st = SPAN_UNAVAILABLE;
+    for (int tries = 0; tries < 5 && st != SPAN_OK; tries++) {
+        struct tt_now now = cluster_clock(w->c, 1);
+        op.txn.id = op.txn.age = (struct txn_id){now.tt.latest.ns, 1, w->seq++};
+        op.commit = (struct txn_commit){.writes = writes, .write_count = w->accounts};
+        st = world_run_op(w, 1, &op);
+    }
+    if (st != SPAN_OK) {
+        cluster_fail(w->c, "the accounts could not be written: %s", op.err.text);
+    }
+    t->ts = op.commit.ts;
+    t->out = OUT_COMMITTED;
+    cluster_run_for(w->c, 50 * MS_NS);
+    w->floor = t->ts;
+    for (unsigned i = 0; i < w->accounts * 2; i++) {
+        buf_deinit(&bytes[i]);
+    }
+    span_free(bytes);
+    span_free(writes);
+    txn_read_deinit(&op.read);
+}
+
+/* ---- the end ---- */
+
+bool world_idle(void *ctx)
+{
+    const struct sim_world *w = ctx;
+    return w->busy == 0 && w->admin_busy == 0;
+}
+
+static size_t leftovers(struct sim_world *w, bool print)
+{
+    size_t n = 0;
+    for (node_id i = 1; i <= cluster_node_count(w->c); i++) {
+        if (!cluster_alive(w->c, i)) {
+            continue;
+        }
+        for (unsigned what = 3; what <= 4; what++) {
+            struct arena a = {0};
+            struct slice *cells = NULL;
+            size_t count = 0;
+            unsigned columns = 0;
+            struct tt_now now = cluster_clock(w->c, i);
+            store_show(cluster_store(w->c, i), &now, what, &a, &cells, &count, &columns);
+            n += count;
+            for (size_t k = 0; print && columns != 0 && k < count; k++) {
+                fprintf(stderr, "%.*s%s", (int)cells[k].size,
+                        cells[k].data == NULL ? "-" : (const char *)cells[k].data,
+                        (k + 1) % columns == 0 ? "\n" : " ");
+            }
+            arena_deinit(&a);
+        }
+        struct gateway_stats g;
+        gateway_stats_get(cluster_gateway(w->c, i), &g);
+        n += g.txns + g.requests + g.ops;
+        if (print) {
+            fprintf(stderr, "gateway %u: %zu transactions, %zu requests, %zu operations\n", i,
+                    g.txns, g.requests, g.ops);
+        }
+    }
+    return n;
+}
+
+static void resolve_unknown(struct sim_world *w)
+{
+    for (size_t i = 0; i < w->count && !world_failed(w); i++) {
+        struct htxn *t = &w->history[i];
+        if (t->out != OUT_UNKNOWN || !t->has_anchor) {
+            continue;
+        }
+        struct buf key = {0};
+        sim_account_key(&key, t->anchor);
+        enum kv_txn_outcome first = KV_TXN_RUNNING;
+        bool asked = false;
+        for (node_id n = 1; n <= cluster_node_count(w->c); n++) { /* every gateway says the same */
+            if (!cluster_alive(w->c, n)) {
+                continue;
+            }
+            struct gateway_op op = {.kind = GATEWAY_STATUS};
+            op.u.status.txn = t->id;
+            op.u.status.anchor = buf_slice(&key);
+            span_status st;
+            int tries = 0;
+            do { /* a coordinator may be waiting for its deadline still */
+                st = world_run_op(w, n, &op);
+                cluster_run_for(w->c, 100 * MS_NS);
+            } while (st == SPAN_OK && op.u.status.outcome == KV_TXN_RUNNING && tries++ < 150);
+            if (st != SPAN_OK || (asked && op.u.status.outcome != first)) {
+                cluster_fail(w->c, "status of transaction %zu: %s, %d and %d", i,
+                             span_status_name(st), first, op.u.status.outcome);
+            }
+            asked = true;
+            first = op.u.status.outcome;
+            t->ts = op.u.status.ts;
+            txn_read_deinit(&op.read);
+        }
+        if (first == KV_TXN_COMMITTED) {
+            t->out = OUT_COMMITTED;
+        } else if (first == KV_TXN_ABORTED) {
+            t->out = OUT_ABORTED;
+        } else {
+            cluster_fail(w->c, "transaction %zu is neither committed nor aborted at the end: %d", i,
+                         first);
+        }
+        buf_deinit(&key);
+    }
+}
+
+struct final_row {
+    struct cell cell;
+    bool journal;
+};
+
+/* All rows of both tables at ts (0: now) as the node sees them; fn for each. */
+static void world_scan_tables(struct sim_world *w, node_id node, struct tt_ts ts,
+                              void (*fn)(struct sim_world *w, struct slice key, struct slice value))
+{
+    struct gateway_op op = {.kind = GATEWAY_READ};
+    struct buf start = {0};
+    struct buf end = {0};
+    sim_table_key(&start, TABLE_ACCOUNTS);
+    sim_table_key(&end, TABLE_JOURNAL + 1);
+    op.read.mode = ts.ns == 0 ? KV_READ_STRONG : KV_READ_AT;
+    op.read.read_ts = ts;
+    op.read.end = buf_slice(&end);
+    op.read.parallel = 1;
+    for (;;) {
+        op.read.start = buf_slice(&start);
+        span_status st = world_run_op(w, node, &op);
+        if (st != SPAN_OK) {
+            cluster_fail(w->c, "node %u can not read at %llu: %s", node, (unsigned long long)ts.ns,
+                         op.err.text);
+            break;
+        }
+        bool gap = false; /* one piece of the span may have come as several pages */
+        for (size_t p = 0; p < op.read.page_count && !gap; p++) {
+            const struct read_page *g = &op.read.pages[p];
+            for (size_t i = 0; i < g->count; i++) {
+                fn(w, read_row_key(g, &g->rows[i]), read_row_value(g, &g->rows[i]));
+            }
+            gap = !g->complete;
+            if (gap) {
+                buf_set(&start, buf_slice(&g->rest_start));
+            }
+        }
+        if (!gap && op.read.complete) {
+            break;
+        }
+        if (!gap) {
+            buf_set(&start, buf_slice(&op.read.rest));
+        }
+    }
+    txn_read_deinit(&op.read);
+    buf_deinit(&start);
+    buf_deinit(&end);
+}
+
+static void note_journal(struct sim_world *w, struct slice key, struct slice value)
+{
+    if (!sim_is_journal(key)) {
+        return;
+    }
+    struct cursor v = cursor_of(value);
+    (void)dec_u64(&v);
+    uint64_t writer = dec_u64(&v);
+    if (writer >= w->count || w->history[writer].in_journal) {
+        cluster_fail(w->c, "journal row of transaction %llu", (unsigned long long)writer);
+        return;
+    }
+    w->history[writer].in_journal = true;
+}
+
+static void check_journal(struct sim_world *w)
+{
+    for (size_t i = 0; i < w->count && !world_failed(w); i++) {
+        struct htxn *t = &w->history[i];
+        if (!t->journal) {
+            continue;
+        }
+        if (t->out == OUT_UNKNOWN) { /* had no id to ask by */
+            t->out = t->in_journal ? OUT_COMMITTED : OUT_ABORTED;
+            if (t->out == OUT_COMMITTED && t->write_count > 0) {
+                t->ts = tt_ts_of(0);
+            }
+        }
+        if (t->in_journal != (t->out == OUT_COMMITTED)) {
+            cluster_fail(w->c, "transaction %zu of kind %d is %s, its journal row is %s", i,
+                         t->kind, t->out == OUT_COMMITTED ? "committed" : "aborted",
+                         t->in_journal ? "there" : "missing");
+        }
+    }
+}
+
+/* Transactions without an id to ask by: what they wrote tells, if anybody read it. */
+static void settle_rest(struct sim_world *w)
+{
+    for (size_t i = 0; i < w->count; i++) {
+        struct htxn *t = &w->history[i];
+        for (size_t k = 0; k < t->read_count; k++) {
+            struct htxn *writer =
+                t->reads[k].writer < w->count ? &w->history[t->reads[k].writer] : NULL;
+            if (writer == NULL) {
+                cluster_fail(w->c, "transaction %zu read a value of nobody", i);
+            } else if (writer->out == OUT_ABORTED) {
+                cluster_fail(
+                    w->c, "transaction %zu read account %u of transaction %llu, which was aborted",
+                    i, t->reads[k].account, (unsigned long long)t->reads[k].writer);
+            }
+        }
+    }
+}
+
+/* ---- replay ---- */
+
+static struct sim_world *replay_world;
+
+static int by_ts(const void *pa, const void *pb)
+{
+    size_t a = *(const size_t *)pa;
+    size_t b = *(const size_t *)pb;
+    const struct htxn *x = &replay_world->history[a];
+    const struct htxn *y = &replay_world->history[b];
+    if (x->ts.ns != y->ts.ns) {
+        return x->ts.ns < y->ts.ns ? -1 : 1;
+    }
+    bool rx = x->write_count == 0 && a != 0; /* a reader at s sees what was written at s */
+    bool ry = y->write_count == 0 && b != 0;
+    return rx != ry ? (rx ? 1 : -1) : a < b ? -1 : 1;
+}
+
+static size_t *committed_order(struct sim_world *w, size_t *count)
+{
+    size_t *order = span_calloc(w->count + 1, sizeof *order);
+    size_t n = 0;
+    for (size_t i = 0; i < w->count; i++) {
+        const struct htxn *t = &w->history[i];
+        bool timed = t->kind != K_LOCKED && t->kind != K_BLIND && t->ts.ns != 0;
+        if (i == 0 || (t->out == OUT_COMMITTED && timed)) {
+            order[n++] = i;
+        }
+    }
+    replay_world = w;
+    qsort(order, n, sizeof *order, by_ts);
+    *count = n;
+    return order;
+}
+
+static void apply(struct sim_world *w, const struct htxn *t, size_t i, struct cell *state)
+{
+    if (i == 0) {
+        for (unsigned a = 0; a < w->accounts; a++) {
+            state[a] = (struct cell){a, START_BALANCE, 0};
+        }
+    }
+    for (size_t k = 0; k < t->write_count; k++) {
+        state[t->writes[k].account] = t->writes[k];
+    }
+}
+
+static void check_reads(struct sim_world *w, const struct htxn *t, size_t i,
+                        const struct cell *state)
+{
+    int64_t sum = 0;
+    for (size_t k = 0; k < t->read_count && !world_failed(w); k++) {
+        const struct cell *r = &t->reads[k];
+        const struct cell *s = &state[r->account];
+        sum += r->balance;
+        if (r->writer != s->writer || r->balance != s->balance) {
+            const struct htxn *a = &w->history[r->writer];
+            const struct htxn *b = &w->history[s->writer];
+            cluster_fail(
+                w->c,
+                "transaction %zu (kind %d, ts %llu) read account %u as written by %llu (ts %llu), "
+                "current is "
+                "%llu (ts %llu)",
+                i, t->kind, (unsigned long long)t->ts.ns, r->account, (unsigned long long)r->writer,
+                (unsigned long long)a->ts.ns, (unsigned long long)s->writer,
+                (unsigned long long)b->ts.ns);
+        }
+    }
+    bool whole = t->kind == K_AUDIT || t->kind == K_PAST || t->kind == K_STALE;
+    if (whole && !world_failed(w) &&
+        (t->read_count != w->accounts || sum != (int64_t)w->accounts * START_BALANCE)) {
+        cluster_fail(w->c, "transaction %zu (kind %d) saw %zu accounts with %lld", i, t->kind,
+                     t->read_count, (long long)sum);
+    }
+}
+
+static void check_time(struct sim_world *w, const struct htxn *t, size_t i)
+{
+    bool reader = t->write_count == 0;
+    if (t->kind == K_PAST || t->kind == K_STALE || i == 0) {
+        return;
+    }
+    if (reader ? t->ts.ns < t->floor.ns : t->ts.ns <= t->floor.ns) {
+        cluster_fail(
+            w->c,
+            "transaction %zu (kind %d) has ts %llu, but %llu was acknowledged before it began", i,
+            t->kind, (unsigned long long)t->ts.ns, (unsigned long long)t->floor.ns);
+    }
+}
+
+/* A validated read-write transaction that wrote nothing: some point in time explains all it read,
+ * and it is not before what was acknowledged before it began. */
+static void check_locked(struct sim_world *w, const struct htxn *t, size_t i, const size_t *order,
+                         size_t n)
+{
+    uint64_t from = 0;
+    uint64_t until = UINT64_MAX;
+    int64_t sum = 0;
+    for (size_t k = 0; k < t->read_count; k++) {
+        const struct cell *r = &t->reads[k];
+        uint64_t written = w->history[r->writer].ts.ns;
+        from = written > from ? written : from;
+        sum += r->balance;
+        bool after = false;
+        for (size_t x = 0; x < n; x++) { /* the next writer of the account */
+            const struct htxn *o = &w->history[order[x]];
+            bool writes = false;
+            for (size_t y = 0; y < o->write_count; y++) {
+                writes = writes || o->writes[y].account == r->account;
+            }
+            if (after && writes) {
+                until = o->ts.ns < until ? o->ts.ns : until;
+                break;
+            }
+            after = after || order[x] == r->writer;
+        }
+    }
+    if (from >= until || until <= t->floor.ns) {
+        cluster_fail(
+            w->c,
+            "transaction %zu read under locks what never was at one time: written at %llu, over "
+            "at %llu, floor %llu",
+            i, (unsigned long long)from, (unsigned long long)until,
+            (unsigned long long)t->floor.ns);
+    }
+    if (t->read_count != w->accounts || sum != (int64_t)w->accounts * START_BALANCE) {
+        cluster_fail(w->c, "transaction %zu saw %zu accounts with %lld under locks", i,
+                     t->read_count, (long long)sum);
+    }
+}
+
+static struct cell *expected;
+
+static void check_row(struct sim_world *w, struct slice key, struct slice value)
+{
+    struct cell c;
+    if (sim_is_journal(key)) {
+        return;
+    }
+    if (!sim_parse_cell(key, value, &c) || c.writer != expected[c.account].writer ||
+        c.balance != expected[c.account].balance) {
+        cluster_fail(w->c, "a replica has account %u of %llu, it should be of %llu", c.account,
+                     (unsigned long long)c.writer, (unsigned long long)expected[c.account].writer);
+    }
+    expected[c.account].account = UINT32_MAX; /* seen */
+}
+
+/* The state at a timestamp, read at every node's own replicas. */
+static void check_replicas(struct sim_world *w, struct tt_ts ts, const struct cell *state)
+{
+    for (node_id n = 1; n <= cluster_node_count(w->c) && !world_failed(w); n++) {
+        if (!cluster_alive(w->c, n)) {
+            continue;
+        }
+        expected = span_memdup(state, w->accounts * sizeof *state);
+        world_scan_tables(w, n, ts, check_row);
+        for (unsigned a = 0; a < w->accounts && !world_failed(w); a++) {
+            if (expected[a].account != UINT32_MAX) {
+                cluster_fail(w->c, "node %u lacks account %u at %llu", n, a,
+                             (unsigned long long)ts.ns);
+            }
+        }
+        span_free(expected);
+    }
+}
+
+static void check_history(struct sim_world *w)
+{
+    size_t n;
+    size_t *order = committed_order(w, &n);
+    struct cell *state = span_calloc(w->accounts, sizeof *state);
+    size_t snapshots = 0;
+    bool untimed = false; /* a committed transfer whose timestamp nobody knows: no exact replay */
+    for (size_t i = 0; i < w->count; i++) {
+        const struct htxn *t = &w->history[i];
+        untimed = untimed || (t->write_count > 0 && t->ts.ns == 0 &&
+                              (t->out == OUT_COMMITTED || t->out == OUT_UNKNOWN));
+    }
+    for (size_t x = 0; x < n && !world_failed(w); x++) {
+        size_t i = order[x];
+        const struct htxn *t = &w->history[i];
+        check_time(w, t, i);
+        if (!untimed && i != 0) {
+            check_reads(w, t, i, state);
+        }
+        apply(w, t, i, state);
+        bool boundary = x + 1 == n || w->history[order[x + 1]].ts.ns > t->ts.ns;
+        if (!untimed && boundary && (x + 1 == n || (x > 0 && x % (n / 4 + 1) == 0)) &&
+            snapshots++ < 6) {
+            check_replicas(w, t->ts, state);
+        }
+    }
+    for (size_t i = 0; i < w->count && !world_failed(w); i++) {
+        if (w->history[i].kind == K_LOCKED && w->history[i].out == OUT_COMMITTED && !untimed &&
+            i != 0) {
+            check_locked(w, &w->history[i], i, order, n);
+        }
+    }
+    if (untimed) {
+        cluster_say(w->c, "an unknown outcome without an id: replay left out");
+        w->untimed = true;
+    }
+    span_free(order);
+    span_free(state);
+}
+
+/* ---- the verdict ---- */
+
+void sim_finish(struct sim_world *w)
+{
+    w->stopping = true;
+    cluster_heal(w->c);
+    for (node_id i = 1; i <= cluster_node_count(w->c); i++) {
+        if (!cluster_alive(w->c, i) && !cluster_lost(w->c, i)) {
+            (void)cluster_restart(w->c, i);
+        }
+    }
+    if (!cluster_run_until(w->c, world_idle, w, 60 * SEC_NS) && !world_failed(w)) {
+        cluster_fail(w->c,
+                     "%zu clients and %zu administrators are not done 60 s after the last fault",
+                     w->busy, w->admin_busy);
+        leftovers(w, true);
+    }
+    if (!world_failed(w)) {
+        resolve_unknown(w);
+    }
+    uint64_t give_up_ns = cluster_now(w->c) + 30 * SEC_NS;
+    while (!world_failed(w) && leftovers(w, false) > 0 && cluster_now(w->c) < give_up_ns) {
+        cluster_run_for(w->c, 20 * MS_NS);
+    }
+    if (!world_failed(w) && leftovers(w, false) > 0) {
+        leftovers(w, true);
+        cluster_fail(w->c, "locks, transactions or requests are left 30 s after the last one");
+    }
+    if (!world_failed(w)) {
+        cluster_run_for(w->c, SEC_NS);
+        world_scan_tables(w, sim_any_alive(w), tt_ts_of(0), note_journal);
+        check_journal(w);
+        settle_rest(w);
+        check_history(w);
+    }
+    if (!world_failed(w)) {
+        w->digests += sim_check_digests(w->check);
+        sim_check_bounds(w->check, 64 * w->opt.segment_bytes + MIB);
+    }
+}

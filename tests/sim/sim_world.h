@@ -1,0 +1,180 @@
+/* A run of the simulator: cluster, clients with their history, faults, and what the parts (sim.c,
+ * sim_bank.c, sim_faults.c, sim_history.c) share.
+ *
+ * The workload is a bank whose values name their writer, so that the history can be checked
+ * exactly: each balance carries the number of the transaction that wrote it; half of the transfers
+ * also add a row of their own to a journal, which tells at the end what happened to the ones whose
+ * answer was lost. Registers and lists are the same rows read and written by other kinds of
+ * transactions. */
+#ifndef SPAN_TESTS_SIM_SIM_WORLD_H
+#define SPAN_TESTS_SIM_SIM_WORLD_H
+
+#include "base/limits.h"
+#include "tests/sim/sim.h"
+#include "tests/sim/sim_check.h"
+#include "tests/sim/sim_cluster.h"
+
+#define TABLE_ACCOUNTS 1024
+#define TABLE_JOURNAL  1025
+#define CLIENTS_MAX    16
+#define ACCOUNTS_MAX   48
+#define START_BALANCE  1000
+#define RETRY_AGE_NS   (10 * SEC_NS)
+
+enum outcome {
+    OUT_OPEN,
+    OUT_COMMITTED,
+    OUT_ABORTED,
+    OUT_UNKNOWN,
+};
+
+enum kind {
+    K_TRANSFER, /* two accounts, X locks, both written */
+    K_WATCH,    /* reads a third account under S, too */
+    K_BLIND,    /* writes that nothing was read for */
+    K_AUDIT,    /* read-only at now: all accounts */
+    K_PAST,     /* read-only at a past timestamp */
+    K_STALE,    /* read-only, bounded staleness */
+    K_LOCKED,   /* read-write that only reads: all accounts under S, validated */
+    K_ROLLBACK, /* a transfer that is given up */
+    K_COUNT,
+};
+
+struct cell {
+    unsigned account;
+    int64_t balance;
+    uint64_t writer; /* number of the transaction in the history */
+};
+
+struct htxn {
+    enum kind kind;
+    enum outcome out;
+    struct txn_id id;
+    bool has_anchor;
+    unsigned anchor; /* account */
+    uint64_t begun_ns;
+    uint64_t acked_ns;  /* 0: never */
+    struct tt_ts floor; /* everything acknowledged before it began */
+    struct tt_ts ts;    /* commit or read timestamp */
+    struct tt_ts seen;
+    struct cell *reads;
+    size_t read_count;
+    struct cell writes[2];
+    size_t write_count;
+    bool journal;
+    bool in_journal; /* found at the end */
+    bool must_retry; /* its status said so */
+};
+
+struct sim_world;
+
+struct client {
+    struct sim_world *w;
+    unsigned n;
+    node_id node;
+    struct gateway_op op;
+    size_t txn; /* in w->history */
+    struct txn_id age;
+    uint64_t age_until_ns;
+    unsigned accounts[3];
+    struct buf keys[3];
+    struct slice key_slices[3];
+    struct buf values[3];
+    struct txn_write writes[3];
+    struct buf anchor;
+    struct buf span_start;
+    struct buf span_end;
+    unsigned phase;
+    bool busy;
+    bool paused;
+    uint64_t epoch; /* of the node when the transaction began */
+};
+
+struct restart {
+    struct sim_world *w;
+    node_id node;
+};
+
+/* How often each fault is drawn; 0: never. */
+enum fault {
+    FAULT_CRASH,     /* a node is killed, restarted up to 1.5 s later */
+    FAULT_POWER,     /* the same, and what was not synced is lost in parts */
+    FAULT_CRASH_ALL, /* all at once */
+    FAULT_PAUSE,
+    FAULT_CUT, /* whole, one way, or to some */
+    FAULT_TRANSFER,
+    FAULT_SPLIT,
+    FAULT_FLUSH,
+    FAULT_STALL,   /* syncs of a node take long */
+    FAULT_EIO,     /* a sync fails */
+    FAULT_NO_ROOM, /* a disk is full for a while */
+    FAULT_FLIP,    /* a bit of a killed node's log */
+    FAULT_COUNT,
+};
+
+struct sim_world {
+    uint64_t seed;
+    struct sim_options sim;
+    struct cluster *c;
+    struct sim_check *check;
+    struct cluster_options opt;
+    struct htxn *history;
+    size_t count;
+    size_t cap;
+    struct client clients[CLIENTS_MAX];
+    size_t client_count;
+    unsigned accounts;
+    uint32_t seq;
+    struct tt_ts floor; /* max over what was acknowledged so far */
+    bool stopping;
+    bool faults;
+    unsigned fault_weights[FAULT_COUNT];
+    unsigned weights[K_COUNT];
+    unsigned weight_sum;
+    uint64_t think_ns;
+    unsigned think_share;  /* of 100 steps */
+    uint64_t fault_gap_ns; /* between two faults, at most */
+    size_t first_splits;
+    uint64_t run_ns;
+    size_t busy;
+    size_t admin_busy;
+    bool op_done;
+    size_t committed;
+    size_t retried;
+    size_t unknowns;
+    size_t splits;
+    size_t transfers;
+    size_t digests;
+    bool untimed; /* an outcome stayed without a timestamp: no exact replay */
+    size_t fault_counts[FAULT_COUNT];
+    struct restart restarts[SIM_NODES_MAX + 1];
+};
+
+static inline bool world_failed(const struct sim_world *w)
+{
+    return cluster_failure(w->c) != NULL;
+}
+
+/* ---- sim_bank.c: rows and clients ---- */
+void sim_table_key(struct buf *b, uint32_t table);
+void sim_be32(struct buf *b, uint32_t v);
+void sim_account_key(struct buf *b, unsigned account);
+void sim_journal_key(struct buf *b, size_t txn);
+void sim_value_of(struct buf *b, int64_t balance, uint64_t writer);
+bool sim_parse_cell(struct slice key, struct slice value, struct cell *out);
+bool sim_is_journal(struct slice key);
+void sim_clients_start(struct sim_world *w);
+void sim_clients_free(struct sim_world *w);
+
+/* ---- sim_faults.c: administration and faults ---- */
+void world_split_at_random(struct sim_world *w);
+void sim_faults_start(struct sim_world *w);
+node_id sim_any_alive(struct sim_world *w);
+
+/* ---- sim_history.c: the start, the end, the history ---- */
+bool world_idle(void *ctx);
+void world_set_up(struct sim_world *w);
+/* Faults are over and the clients have stopped: everything must end, and the history be right. */
+void sim_finish(struct sim_world *w);
+
+#endif
