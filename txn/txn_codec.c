@@ -413,7 +413,7 @@ span_status msg_decode_request(struct slice body, struct arena *a, struct range_
     m->coordinator_node = dec_u32(&c);
     m->participants = dec_participants(&c, a, &m->participant_count);
     m->new_range = dec_u64(&c);
-    if (flags > 3 || m->lock > READ_LOCK_UPDATE || m->op < OP_READ || m->op > OP_TRANSFER) {
+    if (flags > 3 || m->lock > READ_LOCK_UPDATE || m->op < OP_READ || m->op > OP_MEMBERS) {
         return SPAN_PROTOCOL;
     }
     return finish(&c);
@@ -647,6 +647,8 @@ void msg_encode_heartbeat(struct buf *out, const struct heartbeat *m)
     enc_ts(out, m->lease_end);
     enc_ts(out, m->closed);
     enc_bool(out, m->unfit);
+    enc_u32(out, m->replicas);
+    enc_u64(out, m->nodes_version);
     enc_var(out, m->count);
     for (size_t i = 0; i < m->count; i++) {
         const struct heartbeat_range *r = &m->ranges[i];
@@ -670,6 +672,8 @@ span_status msg_decode_heartbeat(struct slice body, struct arena *a, struct hear
     m->lease_end = dec_ts(&c);
     m->closed = dec_ts(&c);
     m->unfit = dec_bool(&c);
+    m->replicas = dec_u32(&c);
+    m->nodes_version = dec_u64(&c);
     m->count = dec_count(&c, 6);
     m->ranges = arena_alloc(a, (m->count + 1) * sizeof *m->ranges);
     for (size_t i = 0; i < m->count; i++) {

@@ -35,6 +35,8 @@ enum msg_kind {
     MSG_WOUND, /* range -> coordinator's range of a prepared holder: struct txn_query (rule C4) */
     MSG_NODE_REQUEST,  /* gateway -> node: struct node_request (SHOW, settings) */
     MSG_NODE_RESPONSE, /* node -> gateway: struct node_response */
+    MSG_PROBE, /* replica that hears no leader -> every node: u64 range, u64 number: am I out? */
+    MSG_GONE,  /* the range's leader -> such a replica: u64 range, the same number: it is */
 };
 
 /* -- requests of a gateway to a range
@@ -52,7 +54,11 @@ enum range_op {
     OP_STATUS, /* SHOW TRANSACTION STATUS of txn (running / committed@ts / aborted, rule C3, E1) */
     OP_SPLIT,  /* split at spans[0].start; new_range is the right half's id */
     OP_TRANSFER, /* hand leadership to new_range (a node id) */
+    OP_MEMBERS,  /* change members: new_range = RANGE_MEMBERS(node to add, node to remove) */
 };
+
+/* OP_MEMBERS: either may be 0. */
+#define RANGE_MEMBERS(add, remove) ((uint64_t)(add) | ((uint64_t)(remove) << 32))
 
 struct schema_use {
     uint32_t table_id;
@@ -257,6 +263,8 @@ struct heartbeat {
     struct tt_ts lease_end;
     struct tt_ts closed;
     bool unfit; /* the sender's disk is too slow to lead (H10) */
+    uint32_t replicas;      /* it holds */
+    uint64_t nodes_version; /* of the node table it has in force */
     size_t count;
     struct heartbeat_range *ranges;
 };

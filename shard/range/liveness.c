@@ -55,6 +55,28 @@ static bool peer_is_fit(const struct peer *p, const struct tt_now *now)
     return p->heard_ns + PEER_LOST_NS > now->mono_ns && !p->unfit && !p->clock_conflict;
 }
 
+static const struct peer *peer_find(const struct store *s, node_id node)
+{
+    for (size_t i = 0; i < s->peer_count; i++) {
+        if (s->peers[i].node == node) {
+            return &s->peers[i];
+        }
+    }
+    return NULL;
+}
+
+bool store_peer_is_fit(const struct store *s, const struct tt_now *now, node_id node)
+{
+    const struct peer *p = peer_find(s, node);
+    return p != NULL && peer_is_fit(p, now);
+}
+
+uint32_t store_peer_replicas(const struct store *s, node_id node)
+{
+    const struct peer *p = peer_find(s, node);
+    return p == NULL ? 0 : p->replicas;
+}
+
 bool store_other_is_fit(const struct store *s, const struct tt_now *now)
 {
     for (size_t i = 0; i < s->peer_count; i++) {
@@ -71,8 +93,9 @@ node_id store_handover_target(const struct store *s, const struct tt_now *now,
     for (size_t i = 0; i < s->peer_count; i++) {
         struct raft_peer_info info;
         const struct peer *p = &s->peers[(i + s->heartbeat_seq) % s->peer_count];
-        if (peer_is_fit(p, now) && raft_peer(raft, p->node, &info) && !info.probing &&
-            info.match + 1000 > raft_last_index(raft)) {
+        if (peer_is_fit(p, now) && store_node_is_active(s, p->node) &&
+            raft_conf_is_voter(raft_conf(raft, NULL), p->node) && raft_peer(raft, p->node, &info) &&
+            !info.probing && info.match + 1000 > raft_last_index(raft)) {
             return p->node;
         }
     }
@@ -128,7 +151,9 @@ void store_heartbeats(struct store *s, const struct tt_now *now)
                            .seq = ++s->heartbeat_seq,
                            .lease_end = tt_add(now->tt.earliest, s->cfg.lease_ns),
                            .closed = now->tt.latest,
-                           .unfit = s->unfit};
+                           .unfit = s->unfit,
+                           .replicas = (uint32_t)(s->by_key_count + s->embryos.count),
+                           .nodes_version = s->nodes.version};
     arena_clear(&s->message_arena);
     hb.ranges = arena_alloc(&s->message_arena, (s->by_key_count + 1) * sizeof *hb.ranges);
     for (size_t i = 0; i < s->cfg.node_count; i++) {
@@ -152,6 +177,8 @@ void store_on_heartbeat(struct store *s, const struct tt_now *now, node_id from,
     heard(p, now);
     p->leads = hb.count;
     p->unfit = hb.unfit;
+    p->replicas = hb.replicas;
+    p->nodes_version = hb.nodes_version;
     bool bad = conflict(s, p, now, &hb.sent, NULL);
     struct heartbeat_ack ack = {
         .from = s->cfg.self, .sent = now->tt, .echo_sent = hb.sent, .seq = hb.seq};
@@ -217,7 +244,8 @@ static node_id least_loaded(const struct store *s, const struct tt_now *now, siz
         const struct peer *p = &s->peers[i];
         bool settled = p->heard_ns + PEER_LOST_NS > now->mono_ns &&
                        p->heard_since_ns + PEER_SETTLED_NS < now->mono_ns;
-        if (settled && !p->unfit && !p->clock_conflict && p->leads < fewest) {
+        if (settled && store_node_is_active(s, p->node) && !p->unfit && !p->clock_conflict &&
+            p->leads < fewest) {
             fewest = p->leads;
             best = p->node;
         }
@@ -239,7 +267,8 @@ void store_balance(struct store *s, const struct tt_now *now)
          * first. */
         uint64_t settled_ns = r->txns.count == 0 ? PEER_SETTLED_NS / 2 : BUSY_SETTLED_NS;
         if (replica_may_serve(r, now) && r->served_since_ns + settled_ns < now->mono_ns &&
-            r->transfer_to == 0 && r->split_key.size == 0 && raft_peer(r->raft, to, &info) &&
+            r->transfer_to == 0 && r->split_key.size == 0 && !replica_member_busy(r) &&
+            raft_conf_is_voter(raft_conf(r->raft, NULL), to) && raft_peer(r->raft, to, &info) &&
             !info.probing && info.match + 1000 > raft_last_index(r->raft)) {
             r->transfer_to = to;
             store_touch(s, r);

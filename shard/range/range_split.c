@@ -77,6 +77,10 @@ void replica_op_split(struct replica *r, const struct tt_now *now, struct slice 
         replica_refuse(r, q, SPAN_OVERLOADED, "the range is being split or handed over; try again");
         return;
     }
+    if (replica_member_busy(r)) {
+        replica_refuse(r, q, SPAN_OVERLOADED, "the range's members are being changed; try again");
+        return;
+    }
     if (store_replica(r->store, q->new_range) != NULL) {
         replica_refuse(r, q, SPAN_EXISTS, "the new range's id is in use");
         return;
@@ -273,7 +277,10 @@ span_status replica_apply_split(struct replica *r, const struct tt_now *now,
     struct replica *right = store_replica(r->store, c->right);
     span_status st = SPAN_OK;
     struct right_meta m = {0};
-    if (right == NULL) {
+    /* Replayed by a node that has left the right side since: it must not come back with an empty
+     * log (rule F1). */
+    bool gone = right == NULL && store_orphan_gone(r->store, c->right);
+    if (right == NULL && !gone) {
         st = right_state(r, c, &m);
         struct engine_split_spec spec = {.key = c->key,
                                          .right_range_id = c->right,
@@ -310,15 +317,19 @@ span_status replica_apply_split(struct replica *r, const struct tt_now *now,
     buf_set(&r->end, c->key);
     r->generation = c->generation;
     replica_meta_descriptor_put(r);
-    if (store_replica(r->store, c->right) == NULL) {
+    if (right != NULL && store_replica(r->store, c->right) == NULL) {
         store_add_replica(r->store, right);
     }
     if (led) {
         r->releasing = false;
-        right->stand_release = tt_max(r->floor, c->floor);
+        if (right != NULL) {
+            right->stand_release = tt_max(r->floor, c->floor);
+        }
         answer_split(r, SPAN_OK, "");
     }
-    store_born(r->store, right);
+    if (right != NULL) {
+        store_born(r->store, right);
+    }
     store_descriptors_changed(r->store);
     return SPAN_OK;
 }

@@ -100,6 +100,7 @@ void replica_free(struct replica *r)
     buf_deinit(&r->resolved);
     buf_deinit(&r->split_key);
     buf_deinit(&r->split_request);
+    buf_deinit(&r->member_request);
     span_free(r);
 }
 
@@ -335,6 +336,36 @@ bool replica_propose(struct replica *r, const struct tt_now *now, uint8_t type,
     return r->leading;
 }
 
+span_status replica_propose_conf(struct replica *r, const struct tt_now *now,
+                                 const struct raft_conf *conf)
+{
+    REQUIRE(r->leading);
+    struct buf b = {0};
+    raft_conf_encode(&b, conf);
+    struct raft_proposal p = {.type = RAFT_ENTRY_CONF, .payload = buf_slice(&b)};
+    struct raft_event ev = {
+        .type = RAFT_EV_PROPOSE,
+        .now = *now,
+        .u.propose = {.items = &p, .count = 1, .floor = r->floor}}; /* rule B4 */
+    struct raft_update *up = store_update(r->store);
+    span_status st = raft_step(r->raft, &ev, up);
+    buf_deinit(&b);
+    store_mark_dirty(r->store, r);
+    if (st != SPAN_OK) {
+        r->raft_deadline_ns = up->deadline_mono_ns;
+        return st;
+    }
+    r->urgent = true;
+    carry_out(r, now, up);
+    return SPAN_OK;
+}
+
+void replica_heard(struct replica *r, const struct tt_now *now)
+{
+    r->heard_ns = now->mono_ns;
+    r->probe = 0;
+}
+
 void replica_heartbeat(struct replica *r, const struct tt_now *now, node_id from,
                        const struct heartbeat *hb, const struct heartbeat_range *line,
                        struct heartbeat_ack_range *ack)
@@ -352,6 +383,7 @@ void replica_heartbeat(struct replica *r, const struct tt_now *now, node_id from
                         .last_index = line->last_index,
                         .commit = line->commit},
     };
+    replica_heard(r, now);
     uint32_t leader = raft_leader(r->raft);
     struct raft_update *up = store_update(r->store);
     span_status st = raft_step(r->raft, &ev, up);
@@ -487,6 +519,14 @@ static void answer_parked(struct replica *r, struct list *l)
     parked_free_list(r, &all);
 }
 
+void replica_retire(struct replica *r)
+{
+    REQUIRE(!r->leading);
+    answer_parked(r, &r->wait_flight);
+    answer_parked(r, &r->wait_lease);
+    answer_parked(r, &r->wait_safe);
+}
+
 void replica_unknown(struct replica *r, const struct rtxn *t)
 {
     if (t->gateway == 0 || t->request_id == 0) {
@@ -512,6 +552,7 @@ void replica_leader_stop(struct replica *r, const struct tt_now *now)
     r->resolved_count = 0;
     buf_clear(&r->resolved);
     replica_split_cancel(r);
+    replica_member_cancel(r);
     size_t pos = 0;
     struct rtxn *t;
     while ((t = mapb_next(&r->txns, &pos, NULL)) != NULL) {
@@ -674,7 +715,7 @@ static void meta_before_flush(struct replica *r)
  * entry lets that entry go. */
 static bool may_flush(const struct replica *r)
 {
-    return !r->flushing && !r->broken && r->births == 0 && engine_applied(r->engine) > 0;
+    return !r->flushing && !r->broken && !r->out && r->births == 0 && engine_applied(r->engine) > 0;
 }
 
 void replica_maybe_flush(struct replica *r, const struct tt_now *now)
@@ -935,6 +976,12 @@ void replica_persist_birth(struct replica *r)
     enc_u64(&b, raft_current_term(r->raft));
     enc_u32(&b, raft_voted_for(r->raft));
     io->sticky(io->ctx, r->id, STICKY_HARD_STATE, buf_slice(&b));
+    if (store_orphan_gone(r->store, r->id)) {
+        buf_clear(&b);
+        enc_u8(&b, 1);
+        enc_bool(&b, false);
+        io->sticky(io->ctx, r->id, STICKY_GONE, buf_slice(&b));
+    }
     buf_deinit(&b);
 }
 
@@ -1022,10 +1069,13 @@ void replica_tick(struct replica *r, const struct tt_now *now)
     replica_snapshot_tick(r, now);
     if (r->leading) {
         replica_split_step(r, now);
-        if (r->resolved_count >= 64) {
+        replica_member_step(r, now);
+        if (r->leading && r->resolved_count >= 64) {
             replica_propose_resolved(r, now);
         }
-        maintain(r, now);
+        if (r->leading) {
+            maintain(r, now);
+        }
     }
     replica_maybe_flush(r, now);
 }
@@ -1056,6 +1106,9 @@ void replica_schedule(struct replica *r, const struct tt_now *now)
         if (r->split_key.size > 0 && !r->split_proposed && now->mono_ns + 2 * MS_NS < at) {
             at = now->mono_ns + 2 * MS_NS;
         }
+    }
+    if (r->leading && replica_member_busy(r) && now->mono_ns + MEMBER_LOOK_NS < at) {
+        at = now->mono_ns + MEMBER_LOOK_NS;
     }
     if ((r->sending != NULL || r->receiving != NULL) && now->mono_ns + 250 * MS_NS < at) {
         at = now->mono_ns + 250 * MS_NS;

@@ -208,6 +208,18 @@ struct replica {
     struct buf split_request;
     uint64_t split_deadline_ns;
     bool split_proposed;
+
+    /* change of members in progress (leader): first one is added, then one removed; 0: none */
+    node_id member_add;
+    node_id member_remove;
+    uint64_t member_until_ns;
+    struct buf member_request; /* who asked; empty: placement */
+
+    /* not the leader: is this replica still a member? */
+    uint64_t heard_ns;  /* last message of a leader */
+    uint64_t probe;     /* number of the question under way; 0: none, or a leader was heard since */
+    bool maybe_out;     /* applied a configuration without this node */
+    bool out;           /* it is: goes as soon as no flush runs */
     struct tt_ts stand_release; /* born of a split that this node led: stand at once with this
                                    release (F1) */
 
@@ -217,10 +229,17 @@ struct replica {
     bool flush_wanted;
     bool flushing;
     uint64_t flush_at_ns;
-    uint64_t absent_ns[LIMIT_REPLICAS]; /* leader: since when a member says it has no replica */
+    struct replica_absent {
+        node_id node;
+        uint64_t since_ns;
+    } absent[LIMIT_REPLICAS]; /* leader: since when a member says it has no replica */
+
     struct replica_sending *sending;    /* snapshot streams out, list */
     struct replica_receiving *receiving;
 };
+
+/* How often a change of members is looked at. */
+#define MEMBER_LOOK_NS (20 * MS_NS)
 
 #define RTXN_OF_OWNER(o) ((struct rtxn *)(void *)((char *)(o)-offsetof(struct rtxn, owner)))
 
@@ -232,6 +251,13 @@ void replica_raft(struct replica *r, const struct tt_now *now, struct raft_event
 /* Proposes one command. False: this replica stopped leading (its leader_stop has run). */
 bool replica_propose(struct replica *r, const struct tt_now *now, uint8_t type,
                      struct slice payload);
+/* Proposes a configuration. WOULD_WAIT: not yet (rule B4, Raft's one-at-a-time rule). */
+SPAN_CHECKED span_status replica_propose_conf(struct replica *r, const struct tt_now *now,
+                                              const struct raft_conf *conf);
+/* A leader was heard: whatever was asked about being out is void. */
+void replica_heard(struct replica *r, const struct tt_now *now);
+/* Answers everybody who waits here; the replica is about to go. */
+void replica_retire(struct replica *r);
 /* Runs what became possible: granted locks, parked requests. Called by the store at the end of an
  * event, never inside a handler (handlers borrow from the arena that this reuses). */
 void replica_settle(struct replica *r, const struct tt_now *now);
@@ -383,6 +409,17 @@ void replica_split_cancel(struct replica *r);
 SPAN_CHECKED span_status replica_apply_split(struct replica *r, const struct tt_now *now,
                                              const struct cmd_split *c, uint64_t index);
 
+/* ---- replica_member.c ---- */
+void replica_op_members(struct replica *r, const struct tt_now *now, struct slice body,
+                        const struct range_request *q);
+bool replica_member_busy(const struct replica *r);
+/* Placement's own change; false: another is under way, or it can not be now. */
+bool replica_member_start(struct replica *r, const struct tt_now *now, node_id add, node_id remove);
+void replica_member_step(struct replica *r, const struct tt_now *now);
+void replica_member_cancel(struct replica *r);
+SPAN_CHECKED span_status replica_apply_conf(struct replica *r, struct slice payload);
+void replica_on_probe(struct replica *r, const struct tt_now *now, node_id from, uint64_t number);
+
 /* ---- replica_snapshot.c ---- */
 void replica_snapshot_wanted(struct replica *r, const struct tt_now *now, node_id to);
 void replica_on_snapshot(struct replica *r, const struct tt_now *now, node_id from,
@@ -432,6 +469,9 @@ bool store_orphan_known(const struct store *s, range_id id);
 void store_orphan_state(struct store *s, range_id id,
                         struct replica_birth *birth); /* fills hard state, entries, fresh */
 void store_orphan_drop(struct store *s, range_id id);
+/* A replica of it was here and was removed: neither a split replayed nor anything but a snapshot
+ * brings it back. */
+bool store_orphan_gone(const struct store *s, range_id id);
 /* A replica that is nothing but a snapshot being received: no engine, no Raft, not in any map. */
 void store_embryo_drop(struct store *s, range_id id);
 void store_embryo_born(struct store *s, struct replica *r);

@@ -339,7 +339,7 @@ span_status replica_apply(struct replica *r, const struct tt_now *now, const str
     arena_clear(a);
     switch (e->type) {
     case RAFT_ENTRY_CONF:
-        return SPAN_OK;
+        return replica_apply_conf(r, payload);
     case CMD_OPEN:
         return apply_open(r, payload);
     case CMD_COMMIT1:

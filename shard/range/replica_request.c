@@ -204,7 +204,7 @@ static bool covered(const struct replica *r, const struct range_request *q)
 
 static bool op_is_admin(uint8_t op)
 {
-    return op == OP_SPLIT || op == OP_TRANSFER;
+    return op == OP_SPLIT || op == OP_TRANSFER || op == OP_MEMBERS;
 }
 
 /* Work that frees locks is never refused for load (rule I5). */
@@ -304,6 +304,9 @@ void replica_request(struct replica *r, const struct tt_now *now, struct slice b
         break;
     case OP_TRANSFER:
         op_transfer(r, q);
+        break;
+    case OP_MEMBERS:
+        replica_op_members(r, now, body, q);
         break;
     default:
         replica_refuse(r, q, SPAN_INVALID, "unknown operation");

@@ -133,20 +133,39 @@ void replica_snapshot_wanted(struct replica *r, const struct tt_now *now, node_i
     }
 }
 
+static struct replica_absent *absent_of(struct replica *r, node_id node)
+{
+    struct replica_absent *free_one = NULL;
+    for (size_t i = 0; i < LIMIT_REPLICAS; i++) {
+        if (r->absent[i].node == node) {
+            return &r->absent[i];
+        }
+        if (!raft_conf_has(raft_conf(r->raft, NULL), r->absent[i].node)) {
+            free_one = &r->absent[i];
+        }
+    }
+    if (free_one != NULL) {
+        *free_one = (struct replica_absent){.node = node};
+    }
+    return free_one;
+}
+
 void replica_peer_has(struct replica *r, const struct tt_now *now, node_id node, bool has)
 {
-    for (size_t i = 0; i < r->member_count; i++) {
-        if (r->members[i] != node) {
-            continue;
-        }
-        if (has || !r->serving) {
-            r->absent_ns[i] = 0;
-        } else if (r->absent_ns[i] == 0) {
-            r->absent_ns[i] = now->mono_ns;
-        } else if (r->absent_ns[i] + BIRTH_PATIENCE_NS <= now->mono_ns) {
-            r->absent_ns[i] = now->mono_ns;
-            replica_snapshot_wanted(r, now, node);
-        }
+    const struct raft_conf *conf = raft_conf(r->raft, NULL);
+    struct replica_absent *a = raft_conf_has(conf, node) ? absent_of(r, node) : NULL;
+    if (a == NULL) {
+        return;
+    }
+    /* A new learner has nothing yet: at once. Else a split's entry may still be on its way. */
+    bool learner = !raft_conf_is_voter(conf, node);
+    if (has || !r->serving) {
+        a->since_ns = 0;
+    } else if (a->since_ns == 0 && !learner) {
+        a->since_ns = now->mono_ns;
+    } else if (a->since_ns == 0 || a->since_ns + BIRTH_PATIENCE_NS <= now->mono_ns) {
+        a->since_ns = now->mono_ns;
+        replica_snapshot_wanted(r, now, node);
     }
 }
 
@@ -271,6 +290,7 @@ void replica_on_snapshot(struct replica *r, const struct tt_now *now, node_id fr
         send_ack(r, from, stream, seq, index <= raft_applied(r->raft) ? SPAN_OK : SPAN_NOT_LEADER);
         return;
     }
+    replica_heard(r, now);
     struct replica_receiving *v = r->receiving;
     span_status st = SPAN_OK;
     if (v == NULL || v->stream != stream) {

@@ -271,9 +271,49 @@ void store_born(struct store *s, struct replica *r)
     s->wants_tick = true;
     store_mark_dirty(s, r);
     r->raft_deadline_ns = 0;
+    r->heard_ns = s->now->mono_ns;
 }
 
 /* ---- messages ---- */
+
+/* The replica is no member any more: its files go once the log says so. What it voted is kept for
+ * ever, with the fact that it was here (rules F1, F2). */
+static void remove_replica(struct store *s, struct replica *r)
+{
+    SPAN_LOG(INFO, "replica removed: it is no member of its range any more", "range=%llu",
+             (unsigned long long)r->id);
+    replica_retire(r);
+    store_orphan_leave(s, r);
+    struct engine_options files = {
+        .dir = s->cfg.dir, .range_id = r->id, .generation = r->file_generation, .vfs = s->cfg.vfs};
+    store_remove_after_persist(s, r, &files);
+    for (size_t i = 0; i < s->pending_count; i++) {
+        if (s->pending[i].range == r->id) {
+            s->pending[i].range = 0; /* of this life: a later one counts anew */
+        }
+    }
+    (void)map64_remove(&s->replicas, r->id);
+    size_t at = 0;
+    while (s->by_key[at] != r) {
+        at++;
+    }
+    memmove(&s->by_key[at], &s->by_key[at + 1], (s->by_key_count - at - 1) * sizeof *s->by_key);
+    s->by_key_count--;
+    heap_remove(&s->wakes, &r->wake);
+    replica_free(r);
+    store_descriptors_changed(s);
+}
+
+static void remove_leaving(struct store *s)
+{
+    for (size_t i = s->by_key_count; s->leaving > 0 && i-- > 0;) {
+        struct replica *r = s->by_key[i];
+        if (r->out && !r->flushing) {
+            remove_replica(s, r);
+            s->leaving--;
+        }
+    }
+}
 
 /* A settled replica may touch others (a split makes one): until none is left. */
 static void settle(struct store *s, const struct tt_now *now)
@@ -291,6 +331,9 @@ static void settle(struct store *s, const struct tt_now *now)
         r->stand_release = tt_ts_of(0);
         replica_raft(r, now, &ev);
         replica_settle(r, now);
+    }
+    if (s->leaving > 0) {
+        remove_leaving(s);
     }
 }
 
@@ -346,6 +389,9 @@ static void on_raft(struct store *s, const struct tt_now *now, node_id from, str
         bad_message(s, from, MSG_RAFT);
     } else {
         struct raft_event ev = {.type = RAFT_EV_MESSAGE, .from = from, .u.msg = &m};
+        if (m.type == RAFT_MSG_APPEND) {
+            replica_heard(r, now);
+        }
         replica_raft(r, now, &ev);
     }
     raft_msg_deinit(&m);
@@ -474,6 +520,17 @@ void store_embryo_born(struct store *s, struct replica *r)
     store_born(s, r);
 }
 
+/* Those of an earlier life of the replica are still to be removed. */
+static bool files_are_going(const struct store *s, range_id id)
+{
+    for (size_t i = 0; i < s->removal_count; i++) {
+        if (s->removals[i].range == id) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Rule F1: a replica is born by a split entry or a snapshot; by the second where the split's entry
  * was never seen. */
 static void on_embryo_snapshot(struct store *s, const struct tt_now *now, node_id from, range_id id,
@@ -481,7 +538,7 @@ static void on_embryo_snapshot(struct store *s, const struct tt_now *now, node_i
 {
     struct replica *r = map64_get(&s->embryos, id);
     if (r == NULL) {
-        if (s->by_key_count + s->embryos.count >= LIMIT_RANGES) {
+        if (s->by_key_count + s->embryos.count >= LIMIT_RANGES || files_are_going(s, id)) {
             return;
         }
         r = replica_new(s, id);
@@ -500,7 +557,8 @@ static void review_handover(struct store *s, const struct tt_now *now)
 {
     bool unfit = s->unfit && s->unfit_since_ns + UNFIT_PATIENCE_NS <= now->mono_ns &&
                  store_other_is_fit(s, now);
-    bool hands_over = s->draining || unfit;
+    bool asked = !store_node_is_active(s, s->cfg.self) && store_other_is_fit(s, now);
+    bool hands_over = s->draining || unfit || asked;
     if (hands_over == s->hands_over) {
         return;
     }
@@ -553,6 +611,30 @@ static void on_snapshot(struct store *s, const struct tt_now *now, node_id from,
     }
 }
 
+static void on_probe(struct store *s, const struct tt_now *now, node_id from, uint8_t kind,
+                     struct slice body)
+{
+    range_id id;
+    struct slice bytes;
+    span_status st = msg_decode_range_bytes(body, &id, &bytes);
+    struct cursor c = cursor_of(bytes);
+    uint64_t number = st == SPAN_OK ? dec_u64(&c) : 0;
+    if (st != SPAN_OK || !cursor_done(&c) || number == 0) {
+        bad_message(s, from, kind);
+        return;
+    }
+    struct replica *r = store_replica(s, id);
+    if (r == NULL) {
+        return;
+    }
+    if (kind == MSG_PROBE) {
+        replica_on_probe(r, now, from, number);
+    } else if (r->probe == number && !r->leading && !r->out) {
+        r->out = true;
+        s->leaving++;
+    }
+}
+
 static void dispatch(struct store *s, const struct tt_now *now, node_id from, uint8_t kind,
                      struct slice body)
 {
@@ -582,6 +664,10 @@ static void dispatch(struct store *s, const struct tt_now *now, node_id from, ui
     case MSG_TXN_QUERY:
     case MSG_WOUND:
         on_2pc(s, now, from, kind, body);
+        break;
+    case MSG_PROBE:
+    case MSG_GONE:
+        on_probe(s, now, from, kind, body);
         break;
     case MSG_RESPONSE:
     case MSG_WOUNDED:
@@ -702,6 +788,8 @@ void store_tick(struct store *s, const struct tt_now *now)
     store_heartbeats(s, now);
     review_handover(s, now);
     store_balance(s, now);
+    store_placement(s, now);
+    store_probes(s, now);
     expire_embryos(s, now);
     settle(s, now);
 }
@@ -811,7 +899,10 @@ size_t store_leader_count(const struct store *s)
 bool store_is_ready(const struct store *s)
 {
     const struct replica *r = store_replica(s, 1);
-    return r != NULL && !r->broken && raft_leader(r->raft) != 0;
+    if (r == NULL) { /* elsewhere: there is somebody to ask */
+        return s->now != NULL && store_other_is_fit(s, s->now);
+    }
+    return !r->broken && raft_leader(r->raft) != 0;
 }
 
 size_t store_range_count(const struct store *s)

@@ -35,6 +35,7 @@ enum store_class {
 enum store_sticky {
     STICKY_HARD_STATE = 1, /* term, vote */
     STICKY_FILE,           /* generation of the engine file that counts (rule H5) */
+    STICKY_GONE,           /* bool: the replica that was here was removed from its range (F1) */
 };
 
 struct store_io {
@@ -48,6 +49,9 @@ struct store_io {
     void (*sticky)(void *ctx, range_id range, uint8_t kind, struct slice payload);
     void (*release)(void *ctx, range_id range,
                     uint64_t index); /* entries <= index are not needed any more */
+    /* The range's records so far are void: all of its state and entries. May be NULL (they are
+     * then kept for nothing). */
+    void (*tombstone)(void *ctx, range_id range);
     /* A flush job whose next step the flusher is to run; store_flush_done gives it back. */
     void (*flush)(void *ctx, range_id range, struct engine_job *job);
     /* Rule B8: a peer's interval at sending; `asked`: our own at the question it answers, or NULL.
@@ -58,6 +62,26 @@ struct store_io {
      * MSG_NODE_RESPONSE). body is borrowed. */
     void (*to_gateway)(void *ctx, const struct tt_now *now, node_id from, uint8_t kind,
                        struct slice body);
+};
+
+enum store_node_state {
+    STORE_NODE_ACTIVE,
+    STORE_NODE_DRAINING, /* leads nothing as long as another can */
+    STORE_NODE_LEAVING,  /* its replicas move to other nodes */
+};
+
+struct store_node {
+    node_id node;
+    enum store_node_state state;
+};
+
+/* The nodes of the cluster, as the node table of the system range says; the newest version counts.
+ * Version 0: those of the configuration, all active. */
+struct store_nodes {
+    uint64_t version;
+    uint32_t replicas; /* of every range, as far as there are active nodes; 0: as many as it has */
+    size_t count;
+    struct store_node nodes[LIMIT_PEERS];
 };
 
 struct store_config {
@@ -95,6 +119,9 @@ SPAN_CHECKED span_status store_restore_entry(struct store *s, range_id range, ui
 void store_restore_tombstone(struct store *s, range_id range);
 /* True once anything was restored. */
 bool store_restore_found(const struct store *s);
+/* An empty store that joins a running cluster: no ranges, they come by snapshots (F1). Instead of
+ * store_bootstrap; store_restore_end takes a log without ranges then, too. */
+void store_join(struct store *s);
 SPAN_CHECKED span_status store_restore_end(struct store *s, const struct tt_now *now,
                                            struct span_error *err);
 
@@ -126,7 +153,12 @@ struct buf *store_local(struct store *s);
 /* Settings that change at run time. */
 void store_set_lease(struct store *s, uint64_t lease_ns);
 void store_set_balance(struct store *s,
-                       bool on); /* leaderships move to nodes that lead fewer ranges */
+                       bool on); /* leaderships and replicas move to nodes that have fewer */
+/* A newer node table (older ones are ignored). */
+void store_set_nodes(struct store *s, const struct tt_now *now, const struct store_nodes *nodes);
+uint64_t store_nodes_version(const struct store *s);
+/* The newest version that any peer's heartbeat named. */
+uint64_t store_nodes_version_heard(const struct store *s);
 /* Begins handing all leaderships over (clean shutdown); store_leader_count tells when none is left.
  */
 void store_drain(struct store *s, const struct tt_now *now);

@@ -22,6 +22,7 @@ struct pending_removal {
 struct orphan {
     struct raft_hard_state hard_state;
     bool has_hard_state;
+    bool gone;           /* a replica was here and was removed from its range */
     uint64_t generation; /* 0: no file record */
     struct raft_entry *entries;
     size_t entry_count;
@@ -36,6 +37,8 @@ struct peer {
     size_t leads;            /* ranges it leads, as its last heartbeat said */
     bool clock_conflict;     /* its interval contradicts ours (B8) */
     bool unfit;              /* its disk is too slow to lead (H10) */
+    uint32_t replicas;       /* it holds */
+    uint64_t nodes_version;
 };
 
 struct store {
@@ -79,11 +82,18 @@ struct store {
     uint64_t heartbeat_at_ns;
     uint64_t heartbeat_seq;
     uint64_t balance_at_ns;
+    uint64_t placement_at_ns;
+    uint64_t probe_at_ns;
+    struct store_nodes nodes;
+    bool joining; /* may have no range at all */
+    size_t leaving; /* replicas that are out and wait for their flush */
     struct peer peers[LIMIT_PEERS];
     size_t peer_count;
 };
 
 void store_touch(struct store *s, struct replica *r);
+/* store_restore.c: what is kept of a replica that was removed, in memory and in the log. */
+void store_orphan_leave(struct store *s, const struct replica *r);
 void store_heartbeats(struct store *s, const struct tt_now *now);
 void store_balance(struct store *s, const struct tt_now *now);
 /* Somebody answers whose disk and clock are well. */
@@ -91,6 +101,15 @@ bool store_other_is_fit(const struct store *s, const struct tt_now *now);
 void store_on_heartbeat(struct store *s, const struct tt_now *now, node_id from, struct slice body);
 void store_on_heartbeat_ack(struct store *s, const struct tt_now *now, node_id from,
                             struct slice body);
+/* placement.c */
+void store_placement(struct store *s, const struct tt_now *now);
+/* Replicas that hear no leader ask whether they are still in. */
+void store_probes(struct store *s, const struct tt_now *now);
+bool store_node_is_active(const struct store *s, node_id node);
+/* Rule B9, H10 and F: is the node heard, and well enough to lead? */
+bool store_peer_is_fit(const struct store *s, const struct tt_now *now, node_id node);
+uint32_t store_peer_replicas(const struct store *s, node_id node);
+
 void replica_flush_raft(struct replica *r, const struct tt_now *now);
 void replica_flush_done(struct replica *r, const struct tt_now *now, struct engine_job *job);
 

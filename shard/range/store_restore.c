@@ -27,6 +27,38 @@ static void orphan_clear_entries(struct orphan *o)
     o->entry_count = 0;
 }
 
+bool store_orphan_gone(const struct store *s, range_id id)
+{
+    const struct orphan *o = map64_get(&s->orphans, id);
+    return o != NULL && o->gone;
+}
+
+void store_orphan_leave(struct store *s, const struct replica *r)
+{
+    const struct store_io *io = &s->cfg.io;
+    struct orphan *o = orphan_of(s, r->id);
+    orphan_clear_entries(o);
+    *o = (struct orphan){
+        .hard_state = {.term = raft_current_term(r->raft), .voted_for = raft_voted_for(r->raft)},
+        .has_hard_state = true,
+        .gone = true,
+        .entries = o->entries,
+        .entry_cap = o->entry_cap};
+    if (io->tombstone != NULL) {
+        io->tombstone(io->ctx, r->id);
+    }
+    struct buf b = {0};
+    enc_u8(&b, 1);
+    enc_bool(&b, true);
+    io->sticky(io->ctx, r->id, STICKY_GONE, buf_slice(&b));
+    buf_clear(&b);
+    enc_u8(&b, 1);
+    enc_u64(&b, o->hard_state.term);
+    enc_u32(&b, o->hard_state.voted_for);
+    io->sticky(io->ctx, r->id, STICKY_HARD_STATE, buf_slice(&b));
+    buf_deinit(&b);
+}
+
 bool store_orphan_known(const struct store *s, range_id id)
 {
     const struct orphan *o = map64_get(&s->orphans, id);
@@ -76,6 +108,12 @@ span_status store_restore_sticky(struct store *s, range_id range, uint8_t kind,
             orphan_clear_entries(o);
         }
         o->generation = generation;
+    } else if (kind == STICKY_GONE) {
+        o->gone = dec_bool(&c);
+        if (o->gone) {
+            orphan_clear_entries(o);
+            o->generation = 0;
+        }
     } else {
         return span_fail(err, SPAN_CORRUPT, "range %llu: unknown record kind %u",
                          (unsigned long long)range, kind);
@@ -125,6 +163,11 @@ bool store_restore_found(const struct store *s)
     return s->orphans.count > 0;
 }
 
+void store_join(struct store *s)
+{
+    s->joining = true;
+}
+
 struct file_list {
     struct store *s;
 
@@ -156,7 +199,8 @@ static span_status remove_strays(struct store *s, struct span_error *err)
     span_status st = engine_list_files(s->cfg.dir, list_file, &l, err);
     for (size_t i = 0; st == SPAN_OK && i < l.count; i++) {
         const struct orphan *o = map64_get(&s->orphans, l.items[i].range);
-        if (o != NULL && o->generation != 0 && o->generation != l.items[i].generation) {
+        if (o != NULL && (o->gone || o->generation != 0) &&
+            o->generation != l.items[i].generation) {
             struct engine_options opt = {.dir = s->cfg.dir,
                                          .range_id = l.items[i].range,
                                          .generation = l.items[i].generation};
@@ -221,7 +265,7 @@ span_status store_restore_end(struct store *s, const struct tt_now *now, struct 
         store_orphan_drop(s, next);
         last = next;
     }
-    if (s->by_key_count == 0) {
+    if (s->by_key_count == 0 && !s->joining) {
         return span_fail(err, SPAN_CORRUPT, "%s: the log names no range", s->cfg.dir);
     }
     return SPAN_OK;

@@ -87,6 +87,11 @@ static void io_sticky(void *ctx, range_id range, uint8_t kind, struct slice payl
     log_add(ctx, (struct sim_record){.kind = 1, .range = range, .type = kind}, payload);
 }
 
+static void io_tombstone(void *ctx, range_id range)
+{
+    log_add(ctx, (struct sim_record){.kind = 2, .range = range}, slice_of(NULL, 0));
+}
+
 static void io_release(void *ctx, range_id range, uint64_t index)
 {
     (void)ctx;
@@ -117,7 +122,7 @@ static void make_store(struct sim_node *n, bool fresh)
     struct store_config cfg = {
         .self = n->id,
         .incarnation = rng_u64(&s->rng) | 1,
-        .node_count = s->node_count,
+        .node_count = s->founders != 0 ? s->founders : s->node_count,
         .lease_ns = LEASE_NS_DEFAULT,
         .version_window_ns = VERSION_WINDOW_NS,
         .flush_bytes = s->flush_bytes,
@@ -129,13 +134,43 @@ static void make_store(struct sim_node *n, bool fresh)
                .entry = io_entry,
                .sticky = io_sticky,
                .release = io_release,
+               .tombstone = io_tombstone,
                .flush = io_flush,
                .to_gateway = io_to_gateway},
     };
-    for (size_t i = 0; i < s->node_count; i++) {
+    for (size_t i = 0; i < cfg.node_count; i++) {
         cfg.nodes[i] = (node_id)(i + 1);
     }
     n->store = store_new(&cfg);
+}
+
+static bool joins(const struct sim_node *n)
+{
+    return n->sim->founders != 0 && n->id > n->sim->founders;
+}
+
+static void give_nodes(struct sim_node *n)
+{
+    struct sim *s = n->sim;
+    if (s->founders == 0) {
+        return;
+    }
+    struct store_nodes t = {.version = s->nodes_version, .replicas = s->replicas};
+    for (node_id i = 1; i <= s->node_count; i++) {
+        t.nodes[t.count++] = (struct store_node){i, s->states[i]};
+    }
+    struct tt_now now = sim_clock(n);
+    store_set_nodes(n->store, &now, &t);
+}
+
+void sim_nodes_changed(struct sim *s)
+{
+    s->nodes_version++;
+    for (node_id i = 1; i <= s->node_count; i++) {
+        if (s->nodes[i].alive) {
+            give_nodes(&s->nodes[i]);
+        }
+    }
 }
 
 static void arm_tick(struct sim_node *n)
@@ -335,11 +370,18 @@ void sim_boot(struct sim *s)
         make_store(n, true);
         struct tt_now now = sim_clock(n);
         struct span_error err = {0};
-        span_status st = store_bootstrap(n->store, &now, &err);
+        span_status st = SPAN_OK;
+        if (joins(n)) {
+            store_join(n->store);
+        } else {
+            st = store_bootstrap(n->store, &now, &err);
+        }
         if (st != SPAN_OK) {
             fprintf(stderr, "%s\n", err.text);
         }
         INVARIANT(st == SPAN_OK);
+        s->nodes_version = s->founders != 0 ? 1 : 0;
+        give_nodes(n);
         sim_turn_end(n, &now);
     }
 }
@@ -388,20 +430,42 @@ void sim_restart(struct sim *s, node_id id)
     span_status st = SPAN_OK;
     for (size_t i = 0; i < n->log_count && st == SPAN_OK; i++) {
         struct sim_record *r = &n->log[i];
+        if (r->kind == 2) {
+            store_restore_tombstone(n->store, r->range);
+            continue;
+        }
         st = r->kind == 0
                  ? store_restore_entry(n->store, r->range, r->index, r->term, r->type,
                                        buf_slice(&r->payload), &err)
                  : store_restore_sticky(n->store, r->range, r->type, buf_slice(&r->payload), &err);
     }
+    if (joins(n)) {
+        store_join(n->store);
+    }
     if (st == SPAN_OK) {
-        st = store_restore_found(n->store) ? store_restore_end(n->store, &now, &err)
-                                           : store_bootstrap(n->store, &now, &err);
+        st = joins(n) || store_restore_found(n->store) ? store_restore_end(n->store, &now, &err)
+                                                       : store_bootstrap(n->store, &now, &err);
     }
     if (st != SPAN_OK) {
         fprintf(stderr, "node %u can not restart: %s\n", id, err.text);
     }
     INVARIANT(st == SPAN_OK);
+    give_nodes(n);
     sim_turn_end(n, &now);
+}
+
+void sim_wipe(struct sim *s, node_id id)
+{
+    struct sim_node *n = &s->nodes[id];
+    REQUIRE(!n->alive);
+    for (size_t k = 0; k < n->log_count; k++) {
+        buf_deinit(&n->log[k].payload);
+    }
+    n->log_count = 0;
+    n->durable = 0;
+    char cmd[300];
+    (void)snprintf(cmd, sizeof cmd, "rm -rf '%s'/*", n->dir);
+    INVARIANT(system(cmd) == 0);
 }
 
 void sim_deinit(struct sim *s)

@@ -11,7 +11,7 @@
 #define SIM_NODES 5
 
 struct sim_record {
-    uint8_t kind; /* 0 entry, 1 sticky */
+    uint8_t kind; /* 0 entry, 1 sticky, 2 tombstone */
     range_id range;
     uint64_t index;
     uint64_t term;
@@ -49,6 +49,10 @@ struct sim {
     bool cut[SIM_NODES + 1][SIM_NODES + 1];
     struct sim_node nodes[SIM_NODES + 1]; /* 1-based */
     size_t node_count;
+    size_t founders; /* 0: all nodes; else these begin the cluster and the others join it */
+    uint32_t replicas; /* of the node table, with founders */
+    enum store_node_state states[SIM_NODES + 1]; /* of the node table, with founders */
+    uint64_t nodes_version;
     struct heap events;
     char dir[200];
     /* messages for the gateway of a node */
@@ -66,6 +70,10 @@ struct sim {
 void sim_init(struct sim *s, uint64_t seed, size_t nodes);
 void sim_deinit(struct sim *s);
 void sim_boot(struct sim *s); /* all nodes, fresh */
+/* Gives every living node the node table as it is in states and replicas (founders only). */
+void sim_nodes_changed(struct sim *s);
+/* The node's disk is gone (it must not be alive); its number comes back as a node that joins. */
+void sim_wipe(struct sim *s, node_id id);
 void sim_crash(struct sim *s, node_id id);
 void sim_restart(struct sim *s, node_id id);
 struct tt_now sim_clock(struct sim_node *n);

@@ -111,6 +111,8 @@ struct world {
     uint64_t resolved;
     uint64_t refused;
     uint64_t splits;
+    bool moves; /* members of ranges change: 5 nodes, of which 2 join */
+    uint64_t changes;
     bool bad_clocks;     /* beyond their bound: what needs them is not checked (rule B8) */
     uint32_t lost_kinds; /* bit per enum msg_kind: most of them are lost for now */
 };
@@ -160,8 +162,8 @@ struct place {
     range_id range;
     uint64_t generation;
     node_id leader;
-    uint8_t start[8];
-    size_t start_size;
+    size_t member_count;
+    node_id members[LIMIT_REPLICAS];
 };
 
 static void place_of(const struct world *w, unsigned key, struct place *out)
@@ -182,6 +184,8 @@ static void place_of(const struct world *w, unsigned key, struct place *out)
                 out->range = d[j].range;
                 out->generation = d[j].generation;
                 out->leader = d[j].leader;
+                out->member_count = d[j].member_count;
+                memcpy(out->members, d[j].members, sizeof out->members);
             }
         }
         arena_deinit(&a);
@@ -707,6 +711,11 @@ static void restart_all(struct world *w)
 
 static void heal(struct world *w)
 {
+    if (w->moves && w->stop) {
+        memset(w->sim.states, 0, sizeof w->sim.states);
+        w->sim.replicas = 3;
+        sim_nodes_changed(&w->sim);
+    }
     memset(w->sim.cut, 0, sizeof w->sim.cut);
     w->sim.loss = 0;
     w->sim.dup = 0;
@@ -733,9 +742,33 @@ static void move_clock(struct world *w, node_id node)
     w->sim.nodes[node].offset_ns = (int64_t)rng_below(&w->sim.rng, 2 * e) - (int64_t)e;
 }
 
+/* A node to be added, one to be removed, or one instead of the other; half the time a mere wish for
+ * another number of replicas, which placement fulfils. */
+static void change_members(struct world *w)
+{
+    struct rng *g = &w->sim.rng;
+    uint64_t add = rng_below(g, w->sim.node_count + 1);
+    uint64_t remove = rng_below(g, w->sim.node_count + 1);
+    w->changes++;
+    if (rng_below(g, 3) == 0) {
+        node_id x = random_node(w);
+        w->sim.states[x] =
+            rng_below(g, 2) == 0 ? STORE_NODE_ACTIVE : 1 + (enum store_node_state)rng_below(g, 2);
+        w->sim.replicas = (uint32_t)rng_below(g, 3) * 2 + 1;
+        sim_nodes_changed(&w->sim);
+    } else {
+        admin(w, OP_MEMBERS, (unsigned)rng_below(g, KEYS),
+              RANGE_MEMBERS(add, remove == add ? 0 : remove));
+    }
+}
+
 static void fault(struct world *w)
 {
     struct rng *g = &w->sim.rng;
+    if (w->moves && rng_below(g, 3) > 0) {
+        change_members(w);
+        return;
+    }
     node_id x = random_node(w);
     node_id y = random_node(w);
     static const uint8_t loss_of[] = {MSG_VOTE,      MSG_OUTCOME, MSG_OUTCOME, MSG_OUTCOME_ACK,
@@ -907,6 +940,18 @@ static uint32_t chain_at(const struct world *w, const struct chain *ch, struct t
     return 0;
 }
 
+static bool has_replica(const struct world *w, node_id node, unsigned key)
+{
+    struct place p;
+    place_of(w, key, &p);
+    for (size_t i = 0; i < p.member_count; i++) {
+        if (p.members[i] == node) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void check_history(struct world *w)
 {
     static struct chain chains[KEYS];
@@ -951,6 +996,9 @@ static void check_history(struct world *w)
         struct tt_ts at = tt_ts_of(w->sim.now_ns - 20 * MS_NS);
         struct tt_ts seen;
         for (node_id node = 1; node <= w->sim.node_count; node++) {
+            if (w->moves && !has_replica(w, node, k)) {
+                continue;
+            }
             uint32_t got = read_key(w, k, at, node, &seen);
             cr_assert_eq(got, chain_at(w, &chains[k], at, false),
                          "seed %lu: replica of node %u differs on key %u", (unsigned long)w->seed,
@@ -970,11 +1018,11 @@ static void check_nothing_left(struct world *w)
             size_t count;
             unsigned columns;
             store_show(n->store, &now, what, &a, &cells, &count, &columns);
-            cr_assert_eq(count, 0, "seed %lu: node %u still has %zu %s, first %.*s %.*s",
-                         (unsigned long)w->seed, i, count / columns,
-                         what == 3 ? "transactions" : "locks", (int)cells[0].size,
-                         (const char *)cells[0].data, (int)cells[1].size,
-                         (const char *)cells[1].data);
+            cr_assert_eq(
+                count, 0, "seed %lu: node %u still has %zu %s, first %.*s %.*s %.*s",
+                (unsigned long)w->seed, i, count / columns, what == 3 ? "transactions" : "locks",
+                (int)cells[0].size, (const char *)cells[0].data, (int)cells[1].size,
+                (const char *)cells[1].data, (int)cells[2].size, (const char *)cells[2].data);
             arena_deinit(&a);
         }
     }
@@ -993,19 +1041,91 @@ static bool all_lead(void *ctx)
     return true;
 }
 
-static struct world *world_new(uint64_t seed, bool bad_clocks)
+static bool holds(const struct world *w, node_id node, range_id range)
+{
+    struct arena a = {0};
+    struct range_descriptor *d;
+    size_t count = store_descriptors(w->sim.nodes[node].store, &a, &d);
+    bool found = false;
+    for (size_t k = 0; k < count; k++) {
+        found = found || d[k].range == range;
+    }
+    arena_deinit(&a);
+    return found;
+}
+
+/* Every range has three members, each of them a replica, and nobody else has one (rule F1). */
+static bool placed(void *ctx)
+{
+    struct world *w = ctx;
+    for (node_id i = 1; i <= w->sim.node_count; i++) {
+        struct arena a = {0};
+        struct range_descriptor *d;
+        size_t count = store_descriptors(w->sim.nodes[i].store, &a, &d);
+        bool good = true;
+        for (size_t k = 0; k < count; k++) {
+            bool member = false;
+            for (size_t m = 0; m < d[k].member_count; m++) {
+                member = member || d[k].members[m] == i;
+            }
+            good = good && member && d[k].member_count == 3;
+        }
+        arena_deinit(&a);
+        if (!good) {
+            return false;
+        }
+    }
+    for (unsigned k = 0; k < KEYS; k++) {
+        struct place p;
+        place_of(w, k, &p);
+        for (size_t m = 0; m < p.member_count; m++) {
+            if (!holds(w, p.members[m], p.range)) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+static const char *placement_text(const struct world *w)
+{
+    static char text[4096];
+    size_t n = 0;
+    for (node_id i = 1; i <= w->sim.node_count; i++) {
+        struct arena a = {0};
+        struct range_descriptor *d;
+        size_t count = store_descriptors(w->sim.nodes[i].store, &a, &d);
+        n += (size_t)snprintf(text + n, sizeof text - n, "node %u:", i);
+        for (size_t k = 0; k < count && n + 200 < sizeof text; k++) {
+            n += (size_t)snprintf(text + n, sizeof text - n,
+                                  " %lu@%lu(leader %u:", (unsigned long)d[k].range,
+                                  (unsigned long)d[k].generation, d[k].leader);
+            for (size_t m = 0; m < d[k].member_count; m++) {
+                n += (size_t)snprintf(text + n, sizeof text - n, " %u", d[k].members[m]);
+            }
+            n += (size_t)snprintf(text + n, sizeof text - n, ")");
+        }
+        n += (size_t)snprintf(text + n, sizeof text - n, "; ");
+        arena_deinit(&a);
+    }
+    return text;
+}
+
+static struct world *world_new(uint64_t seed, bool bad_clocks, bool moves)
 {
     struct world *w = SPAN_NEW(struct world);
     w->seed = seed;
     w->bad_clocks = bad_clocks;
     w->reads = span_calloc(READS_MAX, sizeof *w->reads);
-    sim_init(&w->sim, seed, 3);
+    sim_init(&w->sim, seed, moves ? 5 : 3);
+    w->moves = moves;
+    w->sim.founders = moves ? 3 : 0;
     struct rng *g = &w->sim.rng;
     static const uint64_t flushes[] = {1 * KIB, 8 * KIB, 64 * KIB};
     static const uint64_t epsilons[] = {100000, 1 * MS_NS, 7 * MS_NS};
     w->sim.flush_bytes = flushes[rng_below(g, 3)];
     w->sim.epsilon_ns = epsilons[rng_below(g, 3)];
-    for (node_id i = 1; i <= 3; i++) {
+    for (node_id i = 1; i <= w->sim.node_count; i++) {
         move_clock(w, i);
     }
     w->sim.delay_max_ns = rng_below(g, 2) == 0 ? 300000 : 3 * MS_NS;
@@ -1032,9 +1152,9 @@ static void world_free(struct world *w)
 }
 
 /* Returns how many transactions committed. */
-static uint64_t play(uint64_t seed, bool bad_clocks)
+static uint64_t play(uint64_t seed, bool bad_clocks, bool moves)
 {
-    struct world *w = world_new(seed, bad_clocks);
+    struct world *w = world_new(seed, bad_clocks, moves);
     cr_assert(sim_run_until(&w->sim, all_lead, w, 10 * SEC_NS), "seed %lu: no leader",
               (unsigned long)seed);
     for (unsigned cut = 4; cut < KEYS; cut += 4) {
@@ -1051,22 +1171,29 @@ static uint64_t play(uint64_t seed, bool bad_clocks)
     cr_assert(any_busy(w), "seed %lu: a transaction did not end", (unsigned long)seed);
     sim_run_for(&w->sim, GATEWAY_LOST_NS + 11 * SEC_NS);
     cr_assert(sim_run_until(&w->sim, all_lead, w, 5 * SEC_NS));
+    if (moves) {
+        cr_assert(sim_run_until(&w->sim, placed, w, 60 * SEC_NS),
+                  "seed %lu: replicas do not come to rest: %s", (unsigned long)seed,
+                  placement_text(w));
+        sim_run_for(&w->sim, 12 * SEC_NS); /* new leaders report decisions anew */
+        cr_assert(placed(w));
+    }
     check_nothing_left(w);
     check_history(w);
     if (getenv("STORE_FAULT_SEEDS") != NULL) {
         fprintf(stderr,
                 "seed %lu: %u transactions, %lu committed, %lu over several ranges, %lu resolved, "
-                "%zu snapshot reads, %lu splits\n",
+                "%zu snapshot reads, %lu splits, %lu changes of members\n",
                 (unsigned long)seed, w->tx_count, (unsigned long)w->committed,
                 (unsigned long)w->two_phase, (unsigned long)w->resolved, w->read_count,
-                (unsigned long)w->splits);
+                (unsigned long)w->splits, (unsigned long)w->changes);
     }
     uint64_t committed = w->committed;
     world_free(w);
     return committed;
 }
 
-static void play_many(unsigned long from, unsigned long count, bool bad_clocks)
+static void play_many(unsigned long from, unsigned long count, bool bad_clocks, bool moves)
 {
     uint64_t committed = 0;
     const char *env = getenv("STORE_FAULT_SEEDS");
@@ -1074,19 +1201,26 @@ static void play_many(unsigned long from, unsigned long count, bool bad_clocks)
         (void)sscanf(env, "%lu,%lu", &from, &count);
     }
     for (unsigned long seed = from; seed < from + count; seed++) {
-        committed += play(seed, bad_clocks);
+        committed += play(seed, bad_clocks, moves);
     }
     cr_assert_gt(committed, 30 * count);
 }
 
 Test(store_fault, history_is_strictly_serializable_and_everything_ends, .timeout = 300)
 {
-    play_many(1, 25, false);
+    play_many(1, 25, false, false);
 }
 
 /* Rule B8: atomicity, durability and the serializability of read-write transactions hold with any
  * clocks. */
 Test(store_fault, with_wrong_clocks_transactions_stay_atomic_and_serializable, .timeout = 300)
 {
-    play_many(500, 12, true);
+    play_many(500, 12, true, false);
+}
+
+/* Rules B4, F1, F2: members are added, removed and replaced, by hand and by placement, while the
+ * same faults go on; at the end every range has three members and nobody else a replica. */
+Test(store_fault, members_change_under_faults_and_nothing_is_lost, .timeout = 300)
+{
+    play_many(2000, 20, false, true);
 }

@@ -366,6 +366,8 @@ static void make_heartbeat(struct buf *out)
                           .lease_end = any_ts(),
                           .closed = any_ts(),
                           .unfit = any_bool(),
+                          .replicas = (uint32_t)any64(),
+                          .nodes_version = any64(),
                           .count = any_count()};
     m.ranges = arena_alloc(&made, (m.count + 1) * sizeof *m.ranges);
     for (size_t i = 0; i < m.count; i++) {
