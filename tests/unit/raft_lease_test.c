@@ -470,6 +470,31 @@ Test(raft_lease, a_change_waits_until_the_floor_stays_below_the_new_lease_end)
     fix_deinit(&f);
 }
 
+/* The erratum to single-step changes: a leader that has not committed an entry of its own term may
+ * not know of a change that its predecessor has committed. Nor may two be under way. */
+Test(raft_lease, a_change_waits_for_a_committed_entry_of_the_own_term_and_for_the_one_before)
+{
+    struct fix f;
+    fix_init(&f, 1);
+    lead(&f, 0);
+    struct raft_conf c = *raft_conf(f.r, NULL);
+    cr_assert_eq(raft_conf_set(&c, 4, false), SPAN_OK);
+    struct buf b;
+    buf_init(&b);
+    raft_conf_encode(&b, &c);
+    cr_assert_eq(raft_commit(f.r), 0);
+    cr_assert_eq(propose(&f, RAFT_ENTRY_CONF, buf_slice(&b), at(0)), SPAN_WOULD_WAIT);
+    ack(&f, 2, 1, at(240 * MS_NS));
+    cr_assert_eq(raft_commit(f.r), 1);
+    cr_assert_eq(propose(&f, RAFT_ENTRY_CONF, buf_slice(&b), at(0)), SPAN_OK);
+    cr_assert_eq(raft_conf_set(&c, 5, false), SPAN_OK);
+    buf_clear(&b);
+    raft_conf_encode(&b, &c);
+    cr_assert_eq(propose(&f, RAFT_ENTRY_CONF, buf_slice(&b), at(0)), SPAN_WOULD_WAIT);
+    buf_deinit(&b);
+    fix_deinit(&f);
+}
+
 /* ---- release and transfer (B5) ---- */
 
 static span_status transfer(struct fix *f, uint32_t target, struct tt_ts release)
