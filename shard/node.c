@@ -280,6 +280,12 @@ static void io_sticky(void *ctx, range_id range, uint8_t kind, struct slice payl
     wal_batch_add_sticky(&n->batch, range, kind, payload);
 }
 
+static void io_tombstone(void *ctx, range_id range)
+{
+    struct node *n = ctx;
+    wal_batch_add_tombstone(&n->batch, range);
+}
+
 static void io_release(void *ctx, range_id range, uint64_t index)
 {
     struct node *n = ctx;
@@ -640,6 +646,7 @@ static struct store *make_store(struct node *n)
                .entry = io_entry,
                .sticky = io_sticky,
                .release = io_release,
+               .tombstone = io_tombstone,
                .flush = io_flush,
                .peer_clock = io_peer_clock,
                .to_gateway = io_to_gateway},
