@@ -78,7 +78,7 @@ enum gateway_op_kind {
     GATEWAY_READ,     /* op->read */
     GATEWAY_COMMIT,   /* op->commit */
     GATEWAY_ROLLBACK, /* op->txn: its locks go; not answered before it is done, which is at once */
-    GATEWAY_CANCEL,   /* op->target stops with CANCELED (a commit under way goes on) */
+    GATEWAY_CANCEL,   /* op->target, given before, stops with CANCELED (but for a commit) */
     GATEWAY_ALLOC,    /* op->u.alloc */
     GATEWAY_SPLIT,    /* op->u.split */
     GATEWAY_TRANSFER, /* op->u.transfer */

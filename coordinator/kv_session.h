@@ -20,8 +20,9 @@ struct kv_env_options {
     /* This node's clock, read now (clock_now). */
     void (*now)(void *ctx, struct tt_now *out);
     void *now_ctx;
-    /* Gives the op to the worker that owns the gateway core, which calls gateway_op with it. Never
-     * blocks. May set op->item_kind and op->item.bytes. Not OK (CLOSED): the op stays the caller's.
+    /* Gives the op to the worker that owns the gateway core, which calls gateway_op with it, in the
+     * order of the posts of one thread: a cancel comes after what it is to stop. Never blocks. May
+     * set op->item_kind and op->item.bytes. Not OK (CLOSED): the op stays the caller's.
      */
     span_status (*post)(void *ctx, struct gateway_op *op);
     void *post_ctx;

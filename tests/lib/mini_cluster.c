@@ -69,6 +69,7 @@ struct node {
     uint64_t sync_end_ns; /* syncs end in order */
     struct buf out[MINI_NODES + 1][2];
     uint64_t last_arrival_ns[MINI_NODES + 1][2];
+    uint64_t last_op_ns;
     struct list inbox;
     uint64_t busy_until_ns;
     uint64_t run_at_ns; /* of the EV_RUN that counts; 0: none */
@@ -540,8 +541,12 @@ bool mini_run_until(struct mini *m, bool (*cond)(void *ctx), void *ctx, uint64_t
 
 void mini_op(struct mini *m, node_id node, struct gateway_op *op)
 {
-    struct event *e = event_new(m, EV_OP, node, m->now_ns + rng_below(&m->rng, 20000));
-    e->op = op;
+    /* In the order of the posts, as a mailbox gives them: a cancel never overtakes what it is to
+     * stop. */
+    struct node *n = &m->nodes[node];
+    uint64_t at = m->now_ns + rng_below(&m->rng, 20000);
+    n->last_op_ns = at > n->last_op_ns ? at : n->last_op_ns;
+    event_new(m, EV_OP, node, n->last_op_ns)->op = op;
 }
 
 /* ---- faults ---- */

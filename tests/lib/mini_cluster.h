@@ -80,8 +80,8 @@ struct tt_now mini_clock(struct mini *m, node_id node);
 /* True time at which tt_after(t) will hold on the node, if its clock stays as it is. */
 uint64_t mini_after(struct mini *m, node_id node, struct tt_ts t);
 
-/* Gives op to the node's gateway; op->done is called in a turn of the node, or when it crashes
- * (CLOSED, UNKNOWN_OUTCOME). */
+/* Gives op to the node's gateway, in the order of these calls; op->done is called in a turn of the
+ * node, or when it crashes (CLOSED, UNKNOWN_OUTCOME). */
 void mini_op(struct mini *m, node_id node, struct gateway_op *op);
 
 struct store *mini_store(struct mini *m, node_id node);     /* NULL while it is down */
