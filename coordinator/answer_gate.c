@@ -6,12 +6,13 @@
 
 #include <errno.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <sys/prctl.h>
 #include <time.h>
 
-#define NAP_NS_MAX    (50 * MS_NS) /* a stop or a change of epsilon is noticed within this */
-#define FENCED_NS_MAX (5 * SEC_NS)
-#define MARGIN_NS     2000 /* wake a little late rather than early and sleep again */
+#define NAP_NS_MAX (50 * MS_NS) /* a stop, a fence or a change of epsilon is noticed within this   \
+                                 */
+#define MARGIN_NS 2000          /* wake a little late rather than early and sleep again */
 
 struct answer_gate {
     struct clock *clock;
@@ -70,18 +71,13 @@ static void nap_until(uint64_t mono_ns)
 
 static bool wait_for(struct answer_gate *g, struct tt_now *now, struct tt_ts t)
 {
-    uint64_t fenced_since = 0;
     precise_timers();
     for (;;) {
-        if (now->state != CLOCK_FENCED) {
-            if (tt_after(&now->tt, t)) {
-                return true;
-            }
-            fenced_since = 0;
-        } else if (fenced_since == 0) {
-            fenced_since = now->mono_ns;
-        } else if (now->mono_ns - fenced_since > FENCED_NS_MAX) {
+        if (now->state == CLOCK_FENCED) {
             return false;
+        }
+        if (tt_after(&now->tt, t)) {
+            return true;
         }
         if (atomic_load_explicit(&g->stopped, memory_order_relaxed)) {
             return false;
@@ -111,4 +107,18 @@ bool answer_gate_hold(void *gate, uint64_t not_before_ns)
     metric_add(ok ? g->waits : g->refused, 1);
     metric_observe_ns(g->seconds, now.mono_ns - began);
     return ok;
+}
+
+void answer_gate_refusal(void *gate, char *out, size_t size)
+{
+    struct answer_gate *g = gate;
+    struct clock_info ci;
+    clock_info_get(g->clock, &ci);
+    if (ci.state == CLOCK_FENCED) {
+        (void)snprintf(out, size, "this node's clock is fenced: %s", ci.reason);
+    } else if (atomic_load_explicit(&g->stopped, memory_order_relaxed)) {
+        out[0] = '\0';
+    } else {
+        (void)snprintf(out, size, "this node's clock was fenced");
+    }
 }

@@ -23,10 +23,12 @@ struct answer_gate_options {
 struct answer_gate *answer_gate_new(const struct answer_gate_options *opt);
 void answer_gate_free(struct answer_gate *g); /* nobody is in hold any more */
 
-/* Returns when tt_after(not_before_ns); true. False: it cannot be told, because the clock is fenced
- * and stays so (waited for 5 s), or the gate was stopped: nothing that depends on the timestamp may
- * be sent. Any thread; pg_listener's `hold` (ctx = gate). */
+/* Returns when tt_after(not_before_ns); true. False, at once: it cannot be told, because the clock
+ * is fenced (for seconds at least, rule B9) or the gate was stopped: nothing that depends on the
+ * timestamp may be sent. Any thread; pg_listener's `hold` (ctx = gate). */
 bool answer_gate_hold(void *gate, uint64_t not_before_ns);
+/* Why it refused, for people; "" when it was stopped. Any thread. */
+void answer_gate_refusal(void *gate, char *out, size_t size);
 /* Later and waiting calls whose timestamp has not passed return false soon (within 50 ms). Any
  * thread. */
 void answer_gate_stop(struct answer_gate *g);

@@ -218,6 +218,25 @@ static void txn_clear(struct kv_ses *s)
     s->put_count = 0;
 }
 
+static span_status fail_clock(const struct kv_ses *s, struct span_error *err, const char *state)
+{
+    char reason[200] = "";
+    if (s->env->opt.clock_reason != NULL) {
+        s->env->opt.clock_reason(s->env->opt.now_ctx, reason, sizeof reason);
+    }
+    return span_fail(err, SPAN_CLOCK, "this node's clock is %s%s%s", state,
+                     reason[0] == '\0' ? "" : ": ", reason);
+}
+
+/* Rule B9: a node whose clock is fenced gives no answer that needs a clock. Said before anything is
+ * done, for what comes back from the ranges could not be told either (rule D0). */
+static span_status refuse_fenced(const struct kv_ses *s, struct span_error *err)
+{
+    struct tt_now now;
+    now_of(s, &now);
+    return now.state >= CLOCK_FENCED ? fail_clock(s, err, "fenced") : SPAN_OK;
+}
+
 /* Not waited for: what the session does next reaches the core after it. */
 static void post_rollback(struct kv_ses *s)
 {
@@ -248,6 +267,10 @@ static span_status kv_begin(struct kv *kv, const struct kv_txn_options *opt, str
             return span_fail(err, SPAN_INVALID, "a transaction is open already");
         }
         kv_rollback(kv);
+    }
+    span_status st = refuse_fenced(s, err);
+    if (st != SPAN_OK) {
+        return st;
     }
     s->kind = opt->read_only ? KV_TXN_READ_ONLY : KV_TXN_READ_WRITE;
     s->opt = *opt;
@@ -449,7 +472,7 @@ static span_status choose_ts(struct kv_ses *s, struct txn_read *r, struct span_e
     }
     now_of(s, &now);
     if (now.state >= CLOCK_STALE_READS_ONLY) {
-        return span_fail(err, SPAN_CLOCK, "this node's clock is outside its bound");
+        return fail_clock(s, err, "outside its bound");
     }
     r->read_ts = now.tt.latest; /* after the statement came (rule A3) */
     if (s->kind == KV_TXN_READ_ONLY) {
@@ -464,6 +487,10 @@ span_status kv_read_begin(struct kv_ses *s, struct kv_op *op, enum kv_lock lock,
     struct txn_read *r = &op->g.read;
     if (s->failed != SPAN_OK) {
         return refuse_failed(s, err);
+    }
+    span_status st = refuse_fenced(s, err);
+    if (st != SPAN_OK) {
+        return st;
     }
     op->g.kind = GATEWAY_READ;
     op->g.txn = (struct txn_ref){0};
@@ -713,7 +740,8 @@ static span_status kv_commit(struct kv *kv, struct tt_ts *commit_ts, struct span
         return refuse_failed(s, err);
     }
     if (s->in_core || s->writes.count > 0 || s->put_count > 0) {
-        st = commit_in_core(s, &ts, err);
+        st = refuse_fenced(s, err);
+        st = st == SPAN_OK ? commit_in_core(s, &ts, err) : st;
     }
     if (st == SPAN_OK) {
         if (s->kind == KV_TXN_READ_WRITE) {
@@ -740,6 +768,13 @@ static span_status admin(struct kv_ses *s, enum gateway_op_kind kind, struct spa
     return st;
 }
 
+/* SHOW, SET and a hand-over are for a node that is out of order, too. */
+static span_status timed_admin(struct kv_ses *s, enum gateway_op_kind kind, struct span_error *err)
+{
+    span_status st = refuse_fenced(s, err);
+    return st == SPAN_OK ? admin(s, kind, err) : st;
+}
+
 static span_status kv_alloc_ids(struct kv *kv, uint32_t counter, uint64_t count, uint64_t seen_max,
                                 uint64_t *first, struct span_error *err)
 {
@@ -747,7 +782,7 @@ static span_status kv_alloc_ids(struct kv *kv, uint32_t counter, uint64_t count,
     s->op->g.u.alloc.counter = counter;
     s->op->g.u.alloc.count = count;
     s->op->g.u.alloc.seen_max = seen_max;
-    span_status st = admin(s, GATEWAY_ALLOC, err);
+    span_status st = timed_admin(s, GATEWAY_ALLOC, err);
     *first = st == SPAN_OK ? s->op->g.u.alloc.first : 0;
     return st;
 }
@@ -756,7 +791,7 @@ static span_status kv_split_at(struct kv *kv, struct slice key, struct span_erro
 {
     struct kv_ses *s = ses_of(kv);
     s->op->g.u.split.key = key;
-    return admin(s, GATEWAY_SPLIT, err);
+    return timed_admin(s, GATEWAY_SPLIT, err);
 }
 
 static span_status kv_transfer_leader(struct kv *kv, uint64_t range, uint32_t node,
@@ -839,7 +874,7 @@ static span_status kv_txn_status(struct kv *kv, const char *id, enum kv_txn_outc
     }
     s->op->g.u.status.anchor = buf_slice(&anchor);
     s->op->g.u.status.ts = tt_ts_of(0);
-    span_status st = admin(s, GATEWAY_STATUS, err);
+    span_status st = timed_admin(s, GATEWAY_STATUS, err);
     if (st == SPAN_OK) {
         *out = s->op->g.u.status.outcome;
         *ts = s->op->g.u.status.ts;

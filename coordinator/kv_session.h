@@ -20,6 +20,8 @@ struct kv_env_options {
     /* This node's clock, read now (clock_now). */
     void (*now)(void *ctx, struct tt_now *out);
     void *now_ctx;
+    /* Why this node's clock is not trusted, for people; "" if it is. NULL: no reason is told. */
+    void (*clock_reason)(void *now_ctx, char *out, size_t size);
     /* Gives the op to the worker that owns the gateway core, which calls gateway_op with it, in the
      * order of the posts of one thread: a cancel comes after what it is to stop. Never blocks. May
      * set op->item_kind and op->item.bytes. Not OK (CLOSED): the op stays the caller's.

@@ -65,6 +65,7 @@ struct conn {
     struct pg_listener *l;
     pthread_mutex_t lock; /* held by the thread that steps it */
     bool closed;          /* under lock */
+    bool refused;         /* the gate's last word was said: nothing follows */
     unsigned refs;        /* under l->mutex */
     uint32_t pid;
     uint32_t key;
@@ -152,6 +153,37 @@ static bool send_all(const struct conn *c, struct slice bytes)
     return true;
 }
 
+/* The answer can not leave, ever: the client hears that instead. */
+static void conn_refuse(struct conn *c)
+{
+    const struct pg_listener_config *cfg = &c->l->cfg;
+    bool unknown = pg_conn_commit_begun(c->pg);
+    char why[300] = "";
+    char text[400];
+    if (cfg->hold_refusal != NULL) {
+        cfg->hold_refusal(cfg->hold_ctx, why, sizeof why);
+    }
+    bool stopping = why[0] == '\0';
+    (void)snprintf(text, sizeof text, "%s%s",
+                   unknown ? "the transaction may have committed, but its answer cannot be vouched "
+                             "for: "
+                           : "",
+                   stopping ? err_shutdown.message : why);
+    struct pg_error e = {
+        .severity = "FATAL",
+        .sqlstate = unknown    ? "40003"
+                    : stopping ? "57P01"
+                               : "57P03",
+        .message = text,
+        .hint = unknown ? "SHOW TRANSACTION STATUS 'id' on another node tells."
+                        : "Connect to another node of the cluster.",
+    };
+    pg_conn_discard(c->pg, &e);
+    c->refused = true;
+    (void)send_all(c, pg_conn_out(c->pg));
+    pg_conn_flushed(c->pg);
+}
+
 /* Rule D0: no byte leaves before the gate of what it answers. */
 static bool conn_write(struct conn *c)
 {
@@ -159,9 +191,13 @@ static bool conn_write(struct conn *c)
     if (out.size == 0) {
         return true;
     }
+    if (c->refused) {
+        return false;
+    }
     uint64_t not_before = pg_conn_not_before(c->pg);
     if (not_before != 0 && c->l->cfg.hold != NULL &&
         !c->l->cfg.hold(c->l->cfg.hold_ctx, not_before)) {
+        conn_refuse(c);
         return false;
     }
     bool ok = send_all(c, out);

@@ -28,9 +28,12 @@ struct pg_listener_config {
 
     /* The answer gate: returns when tt_after(not_before_ns) by this node's clock. Called on a pool
      * thread before bytes leave, only with not_before_ns > 0. False: it cannot be told (clock
-     * fenced, node stopping), then the connection is closed with nothing of it sent. NULL: no gate
-     * (tests). */
+     * fenced, node stopping), then nothing of it is sent, the client is told so with FATAL (40003
+     * when a commit's answer may be in it, else 57P03 or 57P01) and the connection is closed. NULL:
+     * no gate (tests). */
     bool (*hold)(void *ctx, uint64_t not_before_ns);
+    /* Why hold refused, for people; "": the node is stopping. NULL: no words for it. */
+    void (*hold_refusal)(void *ctx, char *out, size_t size);
     void *hold_ctx;
 
     /* Optional; 0 or NULL means the default. */

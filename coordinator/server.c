@@ -103,6 +103,14 @@ static void session_now(void *ctx, struct tt_now *out)
     clock_now(s->clock, out);
 }
 
+static void clock_reason(void *ctx, char *out, size_t size)
+{
+    struct server *s = ctx;
+    struct clock_info ci;
+    clock_info_get(s->clock, &ci);
+    (void)snprintf(out, size, "%s", ci.reason);
+}
+
 /* ---- sessions ---- */
 
 static void open_failed(const struct pg_sink *sink, const char *sqlstate, const char *text)
@@ -241,6 +249,7 @@ static span_status start_gateway(struct server *s, struct span_error *err)
                                 .seed = rng_os_u64(),
                                 .now = session_now,
                                 .now_ctx = s,
+                                .clock_reason = clock_reason,
                                 .post = post_op,
                                 .post_ctx = s};
     s->kv_env = kv_env_new(&ko);
@@ -269,6 +278,7 @@ static span_status start_ports(struct server *s, struct span_error *err)
         .factory = {.open = session_open, .ctx = s},
         .server_version = SPAN_VERSION,
         .hold = answer_gate_hold,
+        .hold_refusal = answer_gate_refusal,
         .hold_ctx = s->gate,
         .metrics = s->metrics,
         .node = s->options.id,

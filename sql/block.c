@@ -93,7 +93,7 @@ bool block_commit(struct sql_session *s)
     span_status st = SPAN_OK;
     if (s->kv_open) {
         block_report_txn_id(s);
-        if (s->sink != NULL) {
+        if (s->sink != NULL && !s->read_only) {
             pg_sink_commit_begins(s->sink);
         }
         st = s->kv->ops->commit(s->kv, &ts, &err);
@@ -320,11 +320,12 @@ bool block_begin_statement(struct sql_session *s, const struct sql_stmt *st)
         return false;
     }
     opt.read_only = opt.read_only && !read_write;
-    if (opt.mode == KV_READ_AT && tt_lt(s->kv->ops->now_latest(s->kv), opt.at)) {
-        sql_error_set(&s->err, "22023", "AS OF lies in the future"); /* rule A6 */
+    if (!begin_with(s, &opt)) { /* first: a clock that is not trusted says so itself */
         return false;
     }
-    if (!begin_with(s, &opt)) {
+    if (opt.mode == KV_READ_AT && tt_lt(s->kv->ops->now_latest(s->kv), opt.at)) {
+        block_rollback(s);
+        sql_error_set(&s->err, "22023", "AS OF lies in the future"); /* rule A6 */
         return false;
     }
     s->block = BLOCK_EXPLICIT;

@@ -85,7 +85,8 @@ const char *sqlstate_of_status(span_status st)
 
 bool sqlstate_is_retryable(span_status st)
 {
-    return span_status_kind(st) == SPAN_KIND_RETRY && st != SPAN_DEADLINE;
+    /* CLOCK: this node's own, which stays as it is for seconds at least (rule B9). */
+    return span_status_kind(st) == SPAN_KIND_RETRY && st != SPAN_DEADLINE && st != SPAN_CLOCK;
 }
 
 void sql_error_from_status(struct sql_error *e, span_status st, const char *text)

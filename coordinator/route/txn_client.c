@@ -140,6 +140,19 @@ void fail_text(struct span_error *err, span_status st, const struct range_respon
     }
 }
 
+span_status refusal_of(span_status st, const struct range_response **resp,
+                       struct range_response *said)
+{
+    if (st != SPAN_IN_FUTURE || *resp == NULL) {
+        return st;
+    }
+    *said = **resp;
+    said->text = slice_str("the clocks of this node and of the range's leader are further apart "
+                           "than their bounds allow");
+    *resp = said;
+    return SPAN_CLOCK;
+}
+
 /* ---- release ---- */
 
 void send_release(struct txn_clients *t, const struct txn_client *x, range_id range,

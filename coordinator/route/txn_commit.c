@@ -497,6 +497,8 @@ static void validate_done(struct route_request *rr, const struct tt_now *now, sp
     struct part *p = LIST_ENTRY(rr, struct part, rr);
     struct commit_op *op = p->op;
     if (st != SPAN_OK) {
+        struct range_response said;
+        st = refusal_of(st, &resp, &said);
         if (span_status_kind(st) != SPAN_KIND_RETRY && st != SPAN_CLOSED) {
             st = SPAN_ABORTED;
         }

@@ -60,6 +60,11 @@ struct slice table_prefix(uint8_t out[TABLE_PREFIX_BYTES], uint64_t table_id);
 /* What to call a key that has to be named: the empty one is no anchor. */
 struct slice anchor_of(struct slice key);
 void fail_text(struct span_error *err, span_status st, const struct range_response *resp);
+/* What a range's refusal means to this gateway. IN_FUTURE: the timestamp was not beyond this node's
+ * latest (rule A6 is checked here first), so the two clocks are further apart than they may be:
+ * CLOCK, with *resp a copy in *said that says so. */
+span_status refusal_of(span_status st, const struct range_response **resp,
+                       struct range_response *said);
 
 /* txn_read.c */
 void read_end(struct txn_clients *t, const struct tt_now *now, struct read_op *op, span_status st,

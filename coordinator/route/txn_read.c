@@ -458,6 +458,8 @@ static void read_done(struct route_request *rr, const struct tt_now *now, span_s
     if ((st == SPAN_UNAVAILABLE || st == SPAN_DEADLINE) && resp == NULL && fall_back(t, now, op)) {
         return;
     }
+    struct range_response said;
+    st = refusal_of(st, &resp, &said);
     read_end(t, now, op, st, resp);
 }
 

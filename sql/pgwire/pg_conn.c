@@ -144,7 +144,23 @@ void pg_conn_flushed(struct pg_conn *c)
     }
     c->not_before = 0;
     c->id_unsent = false;
+    c->commit_begun = false;
+    c->commit_told = false;
     c->wants_flush = false;
+}
+
+void pg_conn_discard(struct pg_conn *c, const struct pg_error *e)
+{
+    buf_clear(&c->out);
+    c->not_before = 0;
+    pg_put_error(&c->out, e);
+    c->state = CONN_CLOSED;
+    c->wants_flush = true;
+}
+
+bool pg_conn_commit_begun(const struct pg_conn *c)
+{
+    return c->commit_begun || c->commit_told;
 }
 
 /* Accessors. */

@@ -70,6 +70,12 @@ uint64_t pg_conn_not_before(const struct pg_conn *c);
 bool pg_conn_wants_flush(const struct pg_conn *c);
 /* The output was written: forget it and its gate. */
 void pg_conn_flushed(struct pg_conn *c);
+/* The output can not be written, ever: forgets it and its gate, says e (FATAL) in its place and
+ * closes. Also from inside the flush hook. */
+void pg_conn_discard(struct pg_conn *c, const struct pg_error *e);
+/* A commit that may write has begun since the output was last written: its tag is in there, or is
+ * still to come. */
+bool pg_conn_commit_begun(const struct pg_conn *c);
 
 void pg_conn_cancel_target(const struct pg_conn *c, uint32_t *pid, uint32_t *key);
 /* The session, from the moment the client may know its cancel key; NULL before. Borrowed. */

@@ -50,7 +50,9 @@ struct pg_conn {
 
     struct buf out;
     uint64_t not_before;
-    bool id_unsent; /* a transaction id is in the output (rule E1) */
+    bool id_unsent;    /* a transaction id is in the output (rule E1) */
+    bool commit_begun; /* since the output was last written, and nothing said how it ended */
+    bool commit_told;  /* a tag that may acknowledge a commit is in the output */
     bool wants_flush;
     bool dead; /* the flush hook said CLOSED: nothing more is said */
 

@@ -117,6 +117,8 @@ static span_status sink_data_row(void *ctx, const struct pg_value *values, size_
 static void sink_command_complete(void *ctx, const char *tag)
 {
     struct pg_conn *c = ctx;
+    c->commit_told = c->commit_told || c->commit_begun;
+    c->commit_begun = false;
     pg_put_command_complete(&c->out, tag);
 }
 
@@ -168,6 +170,9 @@ static void sink_error(void *ctx, const struct pg_error *e)
     if (c->call_errors > 1 && !fatal) {
         return; /* a call says one error; a second one would look like the next answer */
     }
+    if (strcmp(e->sqlstate, "40003") != 0) {
+        c->commit_begun = false; /* it failed */
+    }
     pg_put_error(&c->out, e);
     if (fatal) {
         c->state = CONN_CLOSED;
@@ -198,6 +203,7 @@ static void sink_commit_begins(void *ctx)
         c->cfg.flush(c->cfg.flush_ctx, c) != SPAN_OK) {
         c->dead = true;
     }
+    c->commit_begun = true;
 }
 
 static void sink_gate(void *ctx, uint64_t not_before_ns)

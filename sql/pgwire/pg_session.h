@@ -104,8 +104,9 @@ struct pg_sink_ops {
     /* ParameterStatus, allowed at any time: SET of a reported setting, spanlite.txn_id (rule E1).
      */
     void (*parameter_status)(void *ctx, const char *name, const char *value);
-    /* A commit is about to be sent: a transaction id that was reported and is still in the buffer
-     * leaves first, so that the client has it if the answer is lost (rule E1). May be NULL. */
+    /* A commit that may write is about to be sent: a transaction id that was reported and is still
+     * in the buffer leaves first, so that the client has it if the answer is lost (rule E1). May be
+     * NULL. */
     void (*commit_begins)(void *ctx);
     /* Raises the answer gate, see above. 0 is ignored. */
     void (*gate)(void *ctx, uint64_t not_before_ns);

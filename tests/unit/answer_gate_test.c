@@ -88,6 +88,32 @@ Test(answer_gate, a_stop_lets_nothing_unvouched_out)
     clock_free(c);
 }
 
+/* Rule B9: a fence lasts for seconds, so nobody is kept waiting for its end. */
+Test(answer_gate, a_fence_refuses_at_once_and_says_why)
+{
+    struct clock *c = make_clock(CLOCK_SOURCE_EMULATED, MS_NS);
+    struct answer_gate_options o = {.clock = c};
+    struct answer_gate *g = answer_gate_new(&o);
+    char why[300];
+    struct tt_now now;
+    clock_set_peer_count(c, 1);
+    clock_now(c, &now);
+    struct holder h = {.g = g, .t = now.tt.latest.ns + 3600 * SEC_NS, .result = true};
+    pthread_t t;
+    pthread_create(&t, NULL, hold_main, &h);
+    struct tt_interval ahead = {{now.tt.latest.ns + SEC_NS}, {now.tt.latest.ns + SEC_NS + MS_NS}};
+    clock_now(c, &now);
+    cr_assert_not(clock_note_message(c, 1, &ahead, &now));
+    cr_assert_eq(clock_refresh(c), CLOCK_FENCED);
+    pthread_join(t, NULL);
+    cr_assert_not(atomic_load(&h.result), "also one that waits already");
+    cr_assert_not(answer_gate_hold(g, 1), "no answer that needs a clock");
+    answer_gate_refusal(g, why, sizeof why);
+    cr_assert(strstr(why, "fenced: the intervals of 1 of 1 peers contradict") != NULL, "%s", why);
+    answer_gate_free(g);
+    clock_free(c);
+}
+
 /* Rule B10: the bound in force when the wait ends. */
 Test(answer_gate, a_wider_interval_makes_it_wait_longer)
 {

@@ -20,6 +20,7 @@ struct rig {
     pthread_t worker;
     struct kv_env *env;
     node_id node;
+    atomic_bool fenced; /* the node's clock, as its sessions see it */
 };
 
 static void *worker_main(void *arg)
@@ -56,6 +57,13 @@ static void session_now(void *ctx, struct tt_now *out)
     pthread_mutex_lock(&g->lock);
     *out = mini_clock(g->m, g->node);
     pthread_mutex_unlock(&g->lock);
+    out->state = atomic_load(&g->fenced) ? CLOCK_FENCED : out->state;
+}
+
+static void clock_reason(void *ctx, char *out, size_t size)
+{
+    (void)ctx;
+    snprintf(out, size, "it jumped");
 }
 
 static struct rig *rig_new(uint64_t seed)
@@ -69,8 +77,13 @@ static struct rig *rig_new(uint64_t seed)
     g->box = mailbox_new(0);
     pthread_mutex_init(&g->lock, NULL);
     mini_run_for(g->m, 800 * MS_NS);
-    struct kv_env_options eo = {
-        .node = 1, .seed = seed, .now = session_now, .now_ctx = g, .post = post, .post_ctx = g};
+    struct kv_env_options eo = {.node = 1,
+                                .seed = seed,
+                                .now = session_now,
+                                .now_ctx = g,
+                                .clock_reason = clock_reason,
+                                .post = post,
+                                .post_ctx = g};
     g->env = kv_env_new(&eo);
     int rc = pthread_create(&g->worker, NULL, worker_main, g);
     cr_assert_eq(rc, 0);
@@ -633,6 +646,41 @@ Test(kv_session, every_kind_of_call_is_canceled_from_another_thread, .timeout = 
                      span_status_name(x.status));
         kv->ops->clear_cancel(kv);
     }
+    kv->ops->free(kv);
+    rig_free(g);
+}
+
+/* Rule B9. */
+Test(kv_session, a_fenced_clock_refuses_at_once_with_its_reason, .timeout = 60)
+{
+    struct rig *g = rig_new(15);
+    struct kv *kv = kv_session_new(g->env);
+    struct span_error err = {0};
+    struct kv_txn_options rw = {0};
+    struct kv_txn_options past = {.read_only = true, .mode = KV_READ_AT, .at = {1}};
+    uint32_t v = 0;
+    fill(kv, 2);
+    begin_rw(kv);
+    cr_assert(get_u32(kv, 1, KV_LOCK_UPDATE, &v));
+    put_u32(kv, 1, 5);
+    atomic_store(&g->fenced, true);
+    cr_assert_eq(stuck_get(kv), SPAN_CLOCK);
+    cr_assert_eq(stuck_scan(kv), SPAN_CLOCK);
+    struct tt_ts ts;
+    cr_assert_eq(kv->ops->commit(kv, &ts, &err), SPAN_CLOCK);
+    cr_assert_str_eq(err.text, "this node's clock is fenced: it jumped");
+    kv->ops->rollback(kv);
+    cr_assert_eq(kv->ops->begin(kv, &rw, &err), SPAN_CLOCK);
+    cr_assert_eq(kv->ops->begin(kv, &past, &err), SPAN_CLOCK);
+    cr_assert_not(kv->ops->in_txn(kv));
+    cr_assert_eq(stuck_alloc(kv), SPAN_CLOCK);
+    cr_assert_eq(stuck_split(kv), SPAN_CLOCK);
+    cr_assert_eq(stuck_status(kv), SPAN_CLOCK);
+    OK(kv->ops->transfer_leader(kv, 2, 2, &err)); /* away from it, say */
+    atomic_store(&g->fenced, false);
+    begin_rw(kv);
+    cr_assert(get_u32(kv, 1, KV_LOCK_UPDATE, &v) && v == 1, "rolled back, its locks are gone");
+    commit(kv);
     kv->ops->free(kv);
     rig_free(g);
 }

@@ -73,7 +73,8 @@ static bool text_row(const struct pg_sink *sink, const char *text)
 
 static const struct pg_column one_column = {.name = "n", .type_oid = PG_OID_INT8};
 
-/* One statement: begin, commit, rollback, fail, block, gate NS, rows N, anything else echoes 1. */
+/* One statement: begin, commit, rollback, fail, block, gate NS, commit NS, abort NS, rows N,
+ * anything else echoes 1. */
 static bool fake_run(struct fake *f, const char *sql, const struct pg_sink *sink)
 {
     unsigned long n = 0;
@@ -96,6 +97,14 @@ static bool fake_run(struct fake *f, const char *sql, const struct pg_sink *sink
     } else if (sscanf(sql, "gate %lu", &n) == 1) {
         pg_sink_gate(sink, n);
         pg_sink_command_complete(sink, "GATE");
+    } else if (sscanf(sql, "commit %lu", &n) == 1) {
+        pg_sink_commit_begins(sink);
+        pg_sink_gate(sink, n);
+        pg_sink_command_complete(sink, "COMMIT");
+    } else if (sscanf(sql, "abort %lu", &n) == 1) {
+        pg_sink_commit_begins(sink);
+        pg_sink_gate(sink, n);
+        return fail(f, sink, "40001", "restart transaction");
     } else {
         pg_sink_row_description(sink, &one_column, 1);
         if (sscanf(sql, "rows %lu", &n) != 1) {
@@ -277,6 +286,12 @@ static bool gate_hold(void *ctx, uint64_t not_before)
     return not_before != 666;
 }
 
+static void gate_refusal(void *ctx, char *out, size_t size)
+{
+    (void)ctx;
+    (void)snprintf(out, size, "the clock is out");
+}
+
 static struct pg_listener *start_with(struct pg_listener_config cfg, unsigned *port)
 {
     static const char *const addresses[] = {"127.0.0.1:0"};
@@ -287,6 +302,7 @@ static struct pg_listener *start_with(struct pg_listener_config cfg, unsigned *p
     cfg.factory.open = fake_open;
     cfg.server_version = "0.1.0";
     cfg.hold = gate_hold;
+    cfg.hold_refusal = gate_refusal;
     cfg.tick_ms = cfg.tick_ms == 0 ? 50 : cfg.tick_ms;
     cr_assert_eq(pg_listener_open(&cfg, &l, &err), SPAN_OK, "%s", err.text);
     *port = pg_listener_port(l, 0);
@@ -548,11 +564,32 @@ Test(pg_listener, holds_every_answer_at_the_gate_and_sends_nothing_when_it_canno
     PGconn *c = dial(port);
     expect(c, "gate 12345", PGRES_COMMAND_OK, "GATE");
     cr_assert_eq(atomic_load(&held_until), 12345);
-    PGresult *r = PQexec(c, "gate 666");
-    cr_assert_eq(PQstatus(c), CONNECTION_BAD);
-    cr_assert_neq(PQresultStatus(r), PGRES_COMMAND_OK);
-    PQclear(r);
     PQfinish(c);
+
+    static const struct {
+        const char *sql;
+        const char *code;
+        const char *text;
+    } cases[] = {
+        {"gate 666", "57P03", "the clock is out"},
+        {"commit 666", "40003", "may have committed"}, /* done, and nobody may be told */
+        {"abort 666", "57P03", "the clock is out"},    /* a commit that failed is not unknown */
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        c = dial(port);
+        PQsendQuery(c, cases[i].sql);
+        PGresult *r = PQgetResult(c);
+        cr_assert_neq(PQresultStatus(r), PGRES_COMMAND_OK);
+        cr_assert_str_eq(PQresultErrorField(r, PG_DIAG_SQLSTATE), cases[i].code);
+        cr_assert(strstr(PQresultErrorMessage(r), cases[i].text) != NULL);
+        PQclear(r);
+        while ((r = PQgetResult(c)) != NULL) {
+            PQclear(r);
+        }
+        cr_assert_eq(PQstatus(c), CONNECTION_BAD);
+        PQfinish(c);
+    }
     pg_listener_free(l);
 }
 

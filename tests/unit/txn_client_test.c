@@ -737,3 +737,31 @@ Test(txn_client, own_replicas_answer_old_reads_and_the_leader_when_they_can_not)
     cr_assert_eq(b->read.status, SPAN_IN_FUTURE, "rule A6");
     bench_free(b);
 }
+
+/* The gateway has checked the timestamp by its own clock: a range that calls it the future shows
+ * that one of the two clocks is out. It is not the client's fault, and a retry here meets it again.
+ */
+Test(txn_client, a_timestamp_of_ours_that_a_leader_calls_the_future_is_a_matter_of_clocks)
+{
+    struct bench *b = bench_new();
+    struct txn_ref none = {0};
+    static struct slice keys[1];
+    keys[0] = slice_str("a");
+    b->read.keys = keys;
+    b->read.key_count = 1;
+    b->read.mode = KV_READ_STRONG;
+    b->read.deadline_ns = b->now.mono_ns + SEC_NS;
+    txn_read_start(b->clients, &b->now, &none, &b->read);
+    struct range_request q = request(b, 2, OP_READ);
+    answer(b, 2, &q, SPAN_IN_FUTURE, (struct range_response){0});
+    cr_assert_eq(b->read.status, SPAN_CLOCK);
+    cr_assert(strstr(b->read.err.text, "range 2: the clocks of this node and of") != NULL, "%s",
+              b->read.err.text);
+    lock_key(b, "a", 2);
+    start_commit(b, NULL, NULL);
+    q = request(b, 2, OP_VALIDATE);
+    answer(b, 2, &q, SPAN_IN_FUTURE, (struct range_response){0});
+    cr_assert(b->commit_done);
+    cr_assert_eq(b->commit.status, SPAN_CLOCK, "%s", b->commit.err.text);
+    bench_free(b);
+}
