@@ -6,6 +6,8 @@
 #include "base/log.h"
 #include "coordinator/gateway_impl.h"
 
+#include <stdio.h>
+
 #define ID_BLOCK          1000
 #define RANGE_ID_BLOCK    8
 #define FIRST_RANGE_ID    3            /* 1 and 2 are there from the start */
@@ -141,7 +143,7 @@ static void counter_serve(struct gateway *g, const struct tt_now *now, struct co
         bool late = w->deadline_ns <= now->mono_ns || g->closed || hopeless;
         if (got || late) {
             list_remove(it);
-            w->got(w, now, got ? SPAN_OK : why == SPAN_OK ? SPAN_DEADLINE : why, first);
+            w->got(w, now, got ? SPAN_OK : why == SPAN_OK ? SPAN_UNAVAILABLE : why, first);
         }
     }
     refill_wanted(g, now, c);
@@ -238,7 +240,7 @@ static void refill_start(struct job *j, const struct tt_now *now)
     }
     j->deadline_ns = latest;
     if (latest <= now->mono_ns) {
-        refill_end(j, now, SPAN_DEADLINE);
+        refill_end(j, now, SPAN_UNAVAILABLE);
         return;
     }
     system_key(&j->key, GATEWAY_TABLE_COUNTERS, c->id >= COUNTER_RANGES ? 1 : 0);
@@ -265,7 +267,9 @@ static void alloc_got(struct id_wait *w, const struct tt_now *now, span_status s
     if (j->op != NULL) {
         j->op->u.alloc.first = first;
     }
-    job_end(j, now, st, NULL);
+    struct span_error err;
+    (void)span_fail(&err, st, "no automatic number: %s (range 1)", span_status_text(st));
+    job_end(j, now, st, &err);
 }
 
 void admin_alloc(struct gateway *g, const struct tt_now *now, struct gateway_op *op)
@@ -289,6 +293,20 @@ void admin_alloc(struct gateway *g, const struct tt_now *now, struct gateway_op 
     j->ids.deadline_ns = op->deadline_ns;
     j->ids.got = alloc_got;
     want_ids(g, now, c, &j->ids);
+}
+
+/* What kept the request j->rr from its end. */
+static const char *why_of(const struct job *j, span_status st, const struct range_response *resp,
+                          char *out, size_t size)
+{
+    if (resp != NULL && resp->text.size > 0) {
+        (void)snprintf(out, size, "%.*s", (int)resp->text.size, (const char *)resp->text.data);
+    } else if (resp == NULL && st == SPAN_UNAVAILABLE) {
+        (void)route_explain(j->g->router, &j->rr, out, size);
+    } else {
+        (void)snprintf(out, size, "%s", span_status_text(st));
+    }
+    return out;
 }
 
 /* ---- split ---- */
@@ -327,11 +345,8 @@ static void split_done(struct route_request *rr, const struct tt_now *now, span_
         return;
     }
     struct span_error err;
-    (void)span_fail(&err, st, "the range was not split: %.*s",
-                    resp == NULL || resp->text.size == 0 ? (int)strlen(span_status_text(st))
-                                                         : (int)resp->text.size,
-                    resp == NULL || resp->text.size == 0 ? span_status_text(st)
-                                                         : (const char *)resp->text.data);
+    char why[200];
+    (void)span_fail(&err, st, "the range was not split: %s", why_of(j, st, resp, why, sizeof why));
     job_end(j, now, st, &err);
 }
 
@@ -416,13 +431,12 @@ static void transfer_done(struct route_request *rr, const struct tt_now *now, sp
         return;
     }
     struct span_error err;
-    (void)span_fail(&err, st == SPAN_OK ? SPAN_DEADLINE : st,
-                    "range %llu was not handed over to node %u: %.*s",
+    char why[200];
+    (void)span_fail(&err, st == SPAN_OK ? SPAN_UNAVAILABLE : st,
+                    "range %llu was not handed over to node %u: %s",
                     (unsigned long long)j->op->u.transfer.range, to,
-                    resp == NULL || resp->text.size == 0 ? (int)strlen(span_status_text(st))
-                                                         : (int)resp->text.size,
-                    resp == NULL || resp->text.size == 0 ? span_status_text(st)
-                                                         : (const char *)resp->text.data);
+                    st == SPAN_OK ? "it was led by another one until the end"
+                                  : why_of(j, st, resp, why, sizeof why));
     job_end(j, now, err.code, &err);
 }
 

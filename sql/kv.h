@@ -143,7 +143,8 @@ struct kv_ops {
     struct tt_ts (*now_latest)(struct kv *kv);
 
     /* Statement deadline in monotonic ns (0: none) and cancellation (any thread): blocked calls
-     * return CANCELED or DEADLINE soon. */
+     * return soon, with CANCELED, DEADLINE (waited for a lock) or UNAVAILABLE (no leader answered).
+     */
     void (*set_deadline)(struct kv *kv, uint64_t mono_ns);
     void (*cancel)(struct kv *kv);
     void (*clear_cancel)(struct kv *kv);

@@ -28,7 +28,17 @@ uint64_t session_mono_ns(const struct sql_session *s)
 
 bool session_fail(struct sql_session *s, span_status st, const struct span_error *err)
 {
-    sql_error_from_status(&s->err, st, err == NULL || err->code != st ? NULL : err->text);
+    const char *text = err == NULL || err->code != st ? "" : err->text;
+    bool waited = st == SPAN_DEADLINE || st == SPAN_UNAVAILABLE;
+    if (waited && s->deadline_ns != 0 &&
+        (st == SPAN_DEADLINE || session_mono_ns(s) >= s->deadline_ns)) {
+        /* The range gives up a little before the statement has to. */
+        sql_error_set(&s->err, "57014", "canceling statement due to statement timeout");
+        snprintf(s->err.detail, sizeof s->err.detail, "%.500s", text);
+        s->err.status = SPAN_DEADLINE;
+        return false;
+    }
+    sql_error_from_status(&s->err, st, text);
     return false;
 }
 

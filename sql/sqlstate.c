@@ -36,7 +36,6 @@ const char *sqlstate_of_status(span_status st)
     case SPAN_CONFLICT:
     case SPAN_WOUNDED:
     case SPAN_NOT_LEADER:
-    case SPAN_UNAVAILABLE:
     case SPAN_STALE_DESCRIPTOR:
     case SPAN_STALE_SCHEMA:
     case SPAN_LOCKS_LOST:
@@ -45,9 +44,11 @@ const char *sqlstate_of_status(span_status st)
         return "40001";
     case SPAN_OVERLOADED:
         return "53000";
-    case SPAN_DEADLINE:
+    case SPAN_DEADLINE: /* a lock's holder outlasted it: as PostgreSQL's lock_timeout */
+        return "55P03";
     case SPAN_CANCELED:
         return "57014";
+    case SPAN_UNAVAILABLE: /* for as long as an operation may take: no quorum, not a fail-over */
     case SPAN_CLOCK:
         return "57P03";
     case SPAN_UNKNOWN_OUTCOME:
@@ -85,8 +86,10 @@ const char *sqlstate_of_status(span_status st)
 
 bool sqlstate_is_retryable(span_status st)
 {
-    /* CLOCK: this node's own, which stays as it is for seconds at least (rule B9). */
-    return span_status_kind(st) == SPAN_KIND_RETRY && st != SPAN_DEADLINE && st != SPAN_CLOCK;
+    /* DEADLINE, UNAVAILABLE: it had all the time that an operation gets. CLOCK: this node's own
+     * stays as it is for seconds at least (rule B9). */
+    return span_status_kind(st) == SPAN_KIND_RETRY && st != SPAN_DEADLINE &&
+           st != SPAN_UNAVAILABLE && st != SPAN_CLOCK;
 }
 
 void sql_error_from_status(struct sql_error *e, span_status st, const char *text)
@@ -96,8 +99,14 @@ void sql_error_from_status(struct sql_error *e, span_status st, const char *text
     if (strcmp(code, "40001") == 0) {
         sql_error_set(e, code, "restart transaction: %s", own ? text : span_status_text(st));
         sql_error_hint(e, "The transaction had no effect; run it again.");
+    } else if (st == SPAN_CANCELED) {
+        sql_error_set(e, code, "canceling statement due to user request");
     } else {
         sql_error_set(e, code, "%s", own ? text : span_status_text(st));
+    }
+    if (st == SPAN_UNAVAILABLE) {
+        sql_error_hint(e, "It needs a majority of its replicas, up and connected: SHOW NODES and "
+                          "SHOW RANGES tell. What was not committed had no effect.");
     }
     if (st == SPAN_UNKNOWN_OUTCOME) {
         sql_error_hint(

@@ -4,6 +4,8 @@
 #include "base/alloc.h"
 #include "base/invariant.h"
 
+#include <stdio.h>
+
 #define DOWN_NS        SEC_NS /* a lost node is avoided for so long */
 #define BACKOFF_MIN_NS (1 * MS_NS)
 #define RESEND_MAX_NS  (4 * SEC_NS)
@@ -175,7 +177,6 @@ static void send_to(struct router *r, const struct tt_now *now, struct route_req
     rr->node = node;
     rr->waiting = false;
     rr->unanswered++;
-    rr->led = rr->led || d->leader != 0;
     rr->build(rr, &q);
     msg_encode_request(r->cfg.out(r->cfg.out_ctx, node, CLASS_CONTROL), &q);
     metric_add(r->sends, 1);
@@ -189,7 +190,7 @@ static void send_to(struct router *r, const struct tt_now *now, struct route_req
 static span_status attempt(struct router *r, const struct tt_now *now, struct route_request *rr)
 {
     if (now->mono_ns >= rr->deadline_ns) {
-        return rr->led ? SPAN_DEADLINE : SPAN_UNAVAILABLE;
+        return SPAN_UNAVAILABLE;
     }
     const struct dir_range *d = range_of(r, rr);
     if (d == NULL) {
@@ -245,7 +246,7 @@ void route_send(struct router *r, const struct tt_now *now, struct route_request
     rr->hops = 0;
     rr->turn = 0;
     rr->tried = 0;
-    rr->led = false;
+    rr->refused = SPAN_OK;
     rr->follower_until_ns = 0;
     rr->follower_off = false;
     rr->suspect = false;
@@ -262,6 +263,24 @@ void route_cancel(struct router *r, struct route_request *rr)
     if (rr->in) {
         take_out(r, rr);
     }
+}
+
+range_id route_explain(const struct router *r, const struct route_request *rr, char *out,
+                       size_t size)
+{
+    const struct dir_range *d = range_of(r, rr);
+    if (d == NULL) {
+        (void)snprintf(out, size, "no node that answers knows the range of the key");
+        return 0;
+    }
+    const char *why = rr->refused == SPAN_CLOCK ? "the clock of its leader is outside its bound"
+                      : rr->refused == SPAN_UNAVAILABLE ? "its leader has no quorum"
+                                                        : "no leader answers";
+    size_t n = (size_t)snprintf(out, size, "%s; its replicas are on nodes", why);
+    for (size_t i = 0; i < d->member_count && n < size; i++) {
+        n += (size_t)snprintf(out + n, size - n, "%s %u", i == 0 ? "" : ",", d->members[i]);
+    }
+    return d->range;
 }
 
 /* Another node leads it, says a node that does not. */
@@ -351,12 +370,12 @@ void router_response(struct router *r, const struct tt_now *now, node_id from,
         stale(r, now, rr, from, resp);
         return;
     }
-    rr->led = true;
     if (st == SPAN_WOULD_WAIT && rr->follower_ok && !rr->follower_off) {
         would_wait(r, now, rr);
         return;
     }
     if (st == SPAN_UNAVAILABLE || st == SPAN_CLOCK) {
+        rr->refused = st;
         rr->tried = from;
         wait_a_little(r, now, rr);
         return;

@@ -9,7 +9,7 @@
  * request, else done |  no answer in 500 ms, link lost: sent again (every operation is idempotent
  * by transaction id)
  *                            `----------------'
- *   deadline: done(DEADLINE), or UNAVAILABLE when nobody ever led the range
+ *   deadline: done(UNAVAILABLE): nobody who leads the range answered; route_explain has the words
  *
  * Pure; the time is in the arguments. A route_request is embedded by its owner and lives until done
  * was called or route_cancel. */
@@ -30,9 +30,9 @@ struct route_request;
  * token depends on it). What it points to must live until it returns to the router, which encodes
  * at once. */
 typedef void route_build_fn(struct route_request *rr, struct range_request *q);
-/* OK or the refusal with resp (borrowed), or a status without resp (NULL): DEADLINE, UNAVAILABLE,
- * CLOSED, or STALE_DESCRIPTOR when no single range covers the request any more. The request is out
- * of the router; it may be sent again or freed. */
+/* OK or the refusal with resp (borrowed), or a status without resp (NULL): UNAVAILABLE, CLOSED, or
+ * STALE_DESCRIPTOR when no single range covers the request any more. The request is out of the
+ * router; it may be sent again or freed. */
 typedef void route_done_fn(struct route_request *rr, const struct tt_now *now, span_status st,
                            const struct range_response *resp);
 
@@ -70,7 +70,7 @@ struct route_request {
     node_id tried; /* last node that refused */
     bool in;
     bool waiting;               /* for its timer to be sent; else sent and waiting for an answer */
-    bool led;                   /* a leader was reached or known at some time */
+    span_status refused;        /* by the range's leader, as it could not serve then; OK: never */
     uint64_t follower_until_ns; /* WOULD_WAIT at the own replica: patience */
     bool follower_off;
     bool suspect;       /* it did not answer in time: another one is asked who leads */
@@ -97,6 +97,10 @@ void router_free(struct router *r); /* empty */
 /* Takes rr; `done` is never called from inside this call, at the earliest by the next router_tick.
  */
 void route_send(struct router *r, const struct tt_now *now, struct route_request *rr);
+/* For people: what kept a request that ended with UNAVAILABLE from being answered. The range that
+ * it was for; 0: not known. */
+range_id route_explain(const struct router *r, const struct route_request *rr, char *out,
+                       size_t size);
 /* Takes it out without done. Harmless when it is not in. */
 void route_cancel(struct router *r, struct route_request *rr);
 

@@ -128,7 +128,10 @@ struct slice anchor_of(struct slice key)
 
 void fail_text(struct span_error *err, span_status st, const struct range_response *resp)
 {
-    if (resp != NULL && resp->text.size > 0) {
+    if (resp != NULL && resp->range == 0) {
+        (void)span_fail(err, st, "%s (%.*s)", span_status_text(st), (int)resp->text.size,
+                        (const char *)resp->text.data);
+    } else if (resp != NULL && resp->text.size > 0) {
         (void)span_fail(err, st, "%s (range %llu: %.*s)", span_status_text(st),
                         (unsigned long long)resp->range, (int)resp->text.size,
                         (const char *)resp->text.data);
@@ -140,17 +143,22 @@ void fail_text(struct span_error *err, span_status st, const struct range_respon
     }
 }
 
-span_status refusal_of(span_status st, const struct range_response **resp,
-                       struct range_response *said)
+void refusal_init(struct refusal *f, const struct router *r, const struct route_request *rr,
+                  span_status st, const struct range_response *resp)
 {
-    if (st != SPAN_IN_FUTURE || *resp == NULL) {
-        return st;
+    f->status = st;
+    f->resp = resp;
+    if (st == SPAN_IN_FUTURE && resp != NULL) {
+        f->status = SPAN_CLOCK;
+        f->made = *resp;
+        f->made.text = slice_str("the clocks of this node and of the range's leader are further "
+                                 "apart than their bounds allow");
+        f->resp = &f->made;
+    } else if (st == SPAN_UNAVAILABLE && resp == NULL) {
+        f->made = (struct range_response){.range = route_explain(r, rr, f->text, sizeof f->text)};
+        f->made.text = slice_str(f->text);
+        f->resp = &f->made;
     }
-    *said = **resp;
-    said->text = slice_str("the clocks of this node and of the range's leader are further apart "
-                           "than their bounds allow");
-    *resp = said;
-    return SPAN_CLOCK;
 }
 
 /* ---- release ---- */
@@ -343,7 +351,10 @@ static void status_done(struct route_request *rr, const struct tt_now *now, span
         s->state = resp->txn_state;
         s->ts = resp->ts;
     } else {
-        fail_text(&s->err, st, resp);
+        struct refusal f;
+        refusal_init(&f, s->set->router, rr, st, resp);
+        s->status = f.status;
+        fail_text(&s->err, f.status, f.resp);
     }
     s->done(s, now);
 }
@@ -357,6 +368,7 @@ void txn_status_start(struct txn_clients *t, const struct tt_now *now, struct tx
         s->done(s, now);
         return;
     }
+    s->set = t;
     s->rr = (struct route_request){
         .key = anchor_of(s->anchor),
         .deadline_ns = s->deadline_ns,

@@ -133,6 +133,7 @@ struct txn_status {
     void (*done)(struct txn_status *s, const struct tt_now *now);
     void *owner;
     struct route_request rr; /* the machine's */
+    struct txn_clients *set;
 };
 
 /* ---- the machine ---- */

@@ -268,8 +268,8 @@ static void resolve_send(struct commit_op *op, const struct tt_now *now)
  * there for locks goes first, or it would count as running. */
 static void resolve(struct commit_op *op, const struct tt_now *now, span_status reason)
 {
-    if (reason != SPAN_UNKNOWN_OUTCOME) {
-        note_reason(op, reason);
+    if (reason != SPAN_UNKNOWN_OUTCOME && reason != SPAN_UNAVAILABLE) {
+        note_reason(op, reason); /* who then tells of the abort is available */
     }
     op->state = COMMIT_RESOLVING;
     heap_remove(&op->set->timers, &op->timer);
@@ -486,7 +486,9 @@ static void one_done(struct route_request *rr, const struct tt_now *now, span_st
         resolve(op, now, st);
         return;
     }
-    abort_with(op, now, st, resp);
+    struct refusal f;
+    refusal_init(&f, op->set->router, rr, st, resp);
+    abort_with(op, now, f.status, f.resp);
 }
 
 /* ---- without writes ---- */
@@ -497,12 +499,12 @@ static void validate_done(struct route_request *rr, const struct tt_now *now, sp
     struct part *p = LIST_ENTRY(rr, struct part, rr);
     struct commit_op *op = p->op;
     if (st != SPAN_OK) {
-        struct range_response said;
-        st = refusal_of(st, &resp, &said);
-        if (span_status_kind(st) != SPAN_KIND_RETRY && st != SPAN_CLOSED) {
-            st = SPAN_ABORTED;
+        struct refusal f;
+        refusal_init(&f, op->set->router, rr, st, resp);
+        if (span_status_kind(f.status) != SPAN_KIND_RETRY && f.status != SPAN_CLOSED) {
+            f.status = SPAN_ABORTED;
         }
-        abort_with(op, now, st, resp);
+        abort_with(op, now, f.status, f.resp);
         return;
     }
     if (--op->validating == 0) {
@@ -746,6 +748,8 @@ static void plan(struct commit_op *op, const struct tt_now *now)
             return;
         }
         st = SPAN_UNAVAILABLE;
+        (void)snprintf(op->why, sizeof op->why,
+                       "no node that answers knows the ranges of all keys of the transaction");
     }
     if (st != SPAN_OK) {
         abort_with(op, now, st, NULL);

@@ -60,11 +60,20 @@ struct slice table_prefix(uint8_t out[TABLE_PREFIX_BYTES], uint64_t table_id);
 /* What to call a key that has to be named: the empty one is no anchor. */
 struct slice anchor_of(struct slice key);
 void fail_text(struct span_error *err, span_status st, const struct range_response *resp);
-/* What a range's refusal means to this gateway. IN_FUTURE: the timestamp was not beyond this node's
- * latest (rule A6 is checked here first), so the two clocks are further apart than they may be:
- * CLOCK, with *resp a copy in *said that says so. */
-span_status refusal_of(span_status st, const struct range_response **resp,
-                       struct range_response *said);
+
+/* The end of a request as it is to be told: a status and, if there are words for it, a response
+ * (the one that came, or a made one). IN_FUTURE: the timestamp was not beyond this node's latest
+ * (rule A6 is checked here first), so the two clocks are further apart than they may be: CLOCK. No
+ * response: route_explain's words. */
+struct refusal {
+    span_status status;
+    const struct range_response *resp; /* into made, the caller's, or NULL */
+    struct range_response made;
+    char text[160];
+};
+
+void refusal_init(struct refusal *f, const struct router *r, const struct route_request *rr,
+                  span_status st, const struct range_response *resp);
 
 /* txn_read.c */
 void read_end(struct txn_clients *t, const struct tt_now *now, struct read_op *op, span_status st,

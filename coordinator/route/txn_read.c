@@ -8,6 +8,7 @@
 #define PIECE_KEYS_MAX      256
 #define PIECE_KEY_BYTES_MAX (256 * KIB)
 #define FOLLOWER_AGE_NS     (100 * MS_NS) /* a replica's safe time is at best so far behind */
+#define GRACE_NS_MAX        (250 * MS_NS)
 #define STALENESS_NEAR_NS   (300 * MS_NS) /* bounded staleness: safe times are usually this close */
 
 struct read_piece {
@@ -455,12 +456,12 @@ static void read_done(struct route_request *rr, const struct tt_now *now, span_s
         }
         return;
     }
-    if ((st == SPAN_UNAVAILABLE || st == SPAN_DEADLINE) && resp == NULL && fall_back(t, now, op)) {
+    if (st == SPAN_UNAVAILABLE && resp == NULL && fall_back(t, now, op)) {
         return;
     }
-    struct range_response said;
-    st = refusal_of(st, &resp, &said);
-    read_end(t, now, op, st, resp);
+    struct refusal f;
+    refusal_init(&f, t->router, rr, st, resp);
+    read_end(t, now, op, f.status, f.resp);
 }
 
 static void box_of_points(const struct read_piece *p, struct slice *lo, struct slice *hi)
@@ -502,6 +503,10 @@ static void piece_send(struct txn_clients *t, const struct tt_now *now, struct r
     if (p->rr.deadline_ns > r->deadline_ns) {
         p->rr.deadline_ns = r->deadline_ns;
     }
+    /* The range gives up a little earlier, so that what it waited for is heard. */
+    uint64_t left = p->rr.deadline_ns > now->mono_ns ? p->rr.deadline_ns - now->mono_ns : 0;
+    uint64_t grace = left / 8 < GRACE_NS_MAX ? left / 8 : GRACE_NS_MAX;
+    p->rr.budget_end_ns = p->rr.deadline_ns - grace;
     p->busy = true;
     p->op->busy++;
     route_send(t->router, now, &p->rr);

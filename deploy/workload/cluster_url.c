@@ -218,7 +218,7 @@ span_status cluster_url_connect(const struct cluster_url *u, unsigned first, uns
 bool cluster_sqlstate_is_retryable(const char *s)
 {
     static const char *const list[] = {"40001", "40P01", "57P01", "57P02",
-                                       "57P03", "53300", "57014"};
+                                       "57P03", "53300", "57014", "55P03"};
     for (size_t i = 0; s != NULL && i < sizeof(list) / sizeof(list[0]); i++) {
         if (strcmp(s, list[i]) == 0) {
             return true;

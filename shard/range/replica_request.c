@@ -143,7 +143,6 @@ void replica_expire_parked(struct replica *r, const struct tt_now *now)
                 rtxn_free(r, now, t);
             }
         }
-        bool lease = p->why == RPARK_LEASE;
         if (q.op == OP_COORDINATE && p->why == RPARK_LOCKS) {
             q.budget_ns = 0; /* participants may be prepared: this ends in an abort record */
             replica_op_coordinate(r, now, buf_slice(&p->body), &q);
@@ -151,9 +150,12 @@ void replica_expire_parked(struct replica *r, const struct tt_now *now)
             if (q.op == OP_PREPARE) {
                 replica_vote_no(r, &q, SPAN_DEADLINE);
             }
+            bool lease = p->why == RPARK_LEASE;
             replica_refuse(r, &q, lease ? SPAN_UNAVAILABLE : SPAN_DEADLINE,
-                           lease ? "the range has no lease"
-                                 : "waited for a lock until the deadline");
+                           lease                   ? "the range has no lease"
+                           : p->why == RPARK_LOCKS ? "waited for a lock until the deadline"
+                                                   : "waited for a transaction in doubt until "
+                                                     "the deadline");
         }
         parked_free(p);
     }
@@ -256,7 +258,7 @@ void replica_request(struct replica *r, const struct tt_now *now, struct slice b
         if (q->op == OP_PREPARE) {
             replica_vote_no(r, q, SPAN_DEADLINE);
         }
-        replica_refuse(r, q, SPAN_DEADLINE, "");
+        replica_refuse(r, q, SPAN_DEADLINE, "it came after its deadline");
         return;
     }
     if (now->state >= CLOCK_STALE_READS_ONLY) {

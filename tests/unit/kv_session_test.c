@@ -685,6 +685,68 @@ Test(kv_session, a_fenced_clock_refuses_at_once_with_its_reason, .timeout = 60)
     rig_free(g);
 }
 
+static void cut_off(struct rig *g, bool on)
+{
+    pthread_mutex_lock(&g->lock);
+    for (node_id n = 2; n <= 3; n++) {
+        mini_cut(g->m, 1, n, on);
+        mini_cut(g->m, n, 1, on);
+    }
+    mini_run_for(g->m, SEC_NS);
+    pthread_mutex_unlock(&g->lock);
+}
+
+/* What a call waited for is told: somebody's lock, or a range that nobody leads. */
+Test(kv_session, a_wait_that_ends_names_the_range_and_what_it_lacked, .timeout = 60)
+{
+    struct rig *g = rig_new(16);
+    struct kv *holder = kv_session_new(g->env);
+    struct kv *kv = kv_session_new(g->env);
+    struct span_error err = {0};
+    struct buf k = {0};
+    struct buf val = {0};
+    bool found;
+    uint32_t v = 0;
+    struct tt_ts ts;
+    fill(kv, 1);
+    begin_rw(holder);
+    (void)get_u32(holder, 0, KV_LOCK_UPDATE, &v);
+    begin_rw(kv);
+    kv->ops->set_deadline(kv, deadline_in(g, 100 * MS_NS));
+    cr_assert_eq(kv->ops->get(kv, key_of(&k, 1024, 0), KV_LOCK_UPDATE, &found, &val, &err),
+                 SPAN_DEADLINE);
+    cr_assert_str_eq(err.text, "deadline passed (range 2: waited for a lock until the deadline)");
+    kv->ops->rollback(kv);
+    kv->ops->set_deadline(kv, 0);
+    OK(kv->ops->transfer_leader(kv, 2, 1, &err));
+    holder->ops->rollback(holder);
+    begin_rw(holder);
+    (void)get_u32(holder, 0, KV_LOCK_UPDATE, &v);
+    cut_off(g, true);
+    kv->ops->set_deadline(kv, deadline_in(g, 100 * MS_NS));
+    cr_assert_eq(kv->ops->get(kv, key_of(&k, 1024, 0), KV_LOCK_NONE, &found, &val, &err),
+                 SPAN_UNAVAILABLE);
+    cr_assert_str_eq(err.text, "range or node is not available (range 2: no leader answers; its "
+                               "replicas are on nodes 1, 2, 3)");
+    kv->ops->set_deadline(kv, deadline_in(g, 100 * MS_NS));
+    cr_assert_eq(kv->ops->split_at(kv, key_of(&k, 1024, 5), &err), SPAN_UNAVAILABLE);
+    kv->ops->set_deadline(kv, deadline_in(g, 100 * MS_NS));
+    uint64_t first = 0;
+    cr_assert_eq(kv->ops->alloc_ids(kv, 7, 1, 0, &first, &err), SPAN_UNAVAILABLE);
+    cr_assert(strstr(err.text, "no automatic number") != NULL, "%s", err.text);
+    kv->ops->set_deadline(kv, 0);
+    cut_off(g, false);
+    cr_assert(get_u32(kv, 0, KV_LOCK_NONE, &v), "a quorum again");
+    put_u32(holder, 0, 7);
+    cr_assert_eq(holder->ops->commit(holder, &ts, &err), SPAN_LOCKS_LOST, "%s", err.text);
+    holder->ops->rollback(holder);
+    buf_deinit(&k);
+    buf_deinit(&val);
+    kv->ops->free(kv);
+    holder->ops->free(holder);
+    rig_free(g);
+}
+
 Test(kv_session, numbers_are_given_once_and_lie_above_what_was_seen, .timeout = 60)
 {
     struct rig *g = rig_new(9);

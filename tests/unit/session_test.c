@@ -273,6 +273,36 @@ Test(session, a_statement_ends_at_its_timeout_and_the_session_lives)
     gives(0, "SELECT 1", "1");
 }
 
+/* A wait that ends without the client's wish is told from one that it set a limit to. */
+Test(session, what_a_statement_waited_for_in_vain_has_a_code_of_its_own)
+{
+    static const struct {
+        span_status st;
+        const char *code;
+        const char *message;
+    } cases[] = {
+        {SPAN_DEADLINE, "55P03", "injected"},
+        {SPAN_UNAVAILABLE, "57P03", "injected"},
+        {SPAN_CLOCK, "57P03", "injected"},
+        {SPAN_CANCELED, "57014", "canceling statement due to user request"},
+    };
+
+    ok(0, "CREATE TABLE t(a INT PRIMARY KEY)");
+    ok(0, "INSERT INTO t VALUES (1)");
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        kv_mem_fail_read(f.store, 1, cases[i].st);
+        fails(0, "SELECT * FROM t WHERE a = 1", cases[i].code); /* not run again: it would pass */
+        cr_assert_str_eq(f.c[0].message, cases[i].message);
+        kv_mem_fail_read(f.store, 0, SPAN_OK);
+    }
+    ok(0, "SET statement_timeout = '1h'");
+    kv_mem_fail_read(f.store, 1, SPAN_DEADLINE); /* the range gives up a little earlier */
+    fails(0, "SELECT * FROM t WHERE a = 1", "57014");
+    cr_assert_str_eq(f.c[0].message, "canceling statement due to statement timeout");
+    kv_mem_fail_read(f.store, 1, SPAN_UNAVAILABLE);
+    fails(0, "SELECT * FROM t WHERE a = 1", "57P03");
+}
+
 Test(session, an_idle_block_is_ended_with_its_connection)
 {
     const struct pg_session_ops *ops = f.c[0].session.ops;
