@@ -7,6 +7,7 @@
 #include "coordinator/cmd_start.h"
 
 #include "base/alloc.h"
+#include "base/failpoint.h"
 #include "coordinator/json.h"
 #include "shard/net/transport.h"
 
@@ -128,6 +129,13 @@ static const struct config_option start_options[] = {
      .min = (int64_t)(64 * KIB),
      .max = (int64_t)(1024 * MIB),
      .help = "versions in memory, per range, that start a flush to SQLite"},
+    {.name = "wal-segment-size",
+     .kind = CONFIG_SIZE,
+     .arg = "SIZE",
+     .preset = "64MiB",
+     .min = (int64_t)(16 * MIB),
+     .max = (int64_t)(1024 * MIB),
+     .help = "size of the log's files, of which a node keeps three and a reserve of two"},
     {.name = "max-sessions",
      .kind = CONFIG_COUNT,
      .arg = "N",
@@ -150,6 +158,14 @@ static const struct config_option start_options[] = {
     {.name = "enable-faults",
      .kind = CONFIG_BOOL,
      .help = "let faults be set through the HTTP port, for drills and tests"},
+    {.name = "failpoints",
+     .kind = CONFIG_TEXT,
+     .arg = "NAME[:N]=ACTION,...",
+     .help = "with --enable-faults: kill, 'stall MS' or error at the Nth passage of a named point"},
+    {.name = "list-failpoints",
+     .kind = CONFIG_BOOL,
+     .where = CONFIG_FLAG_ONLY,
+     .help = "print the names of the failpoints and exit"},
     {.name = "throwaway",
      .kind = CONFIG_BOOL,
      .help = "mark a new data folder as throw-away, which unsafe switches ask for"},
@@ -217,6 +233,7 @@ static void fill_options(const struct config *c, struct server_options *o)
     o->txn_idle_ns = config_uint(c, "txn-idle-timeout");
     o->cache_bytes = config_uint(c, "cache");
     o->flush_bytes = config_uint(c, "flush-size");
+    o->wal_segment_bytes = config_uint(c, "wal-segment-size") & ~(uint64_t)4095;
     o->sessions_max = (unsigned)config_uint(c, "max-sessions");
     o->workers = (unsigned)config_uint(c, "workers");
     o->enable_faults = config_bool(c, "enable-faults");
@@ -245,6 +262,9 @@ span_status cmd_start_options(struct config *c, char *const *envp, struct server
         return span_fail(
             err, SPAN_INVALID,
             "--enable-faults needs --http-listen: faults are set through the HTTP port");
+    }
+    if (st == SPAN_OK && config_text(c, "failpoints") != NULL && !o->enable_faults) {
+        return span_fail(err, SPAN_INVALID, "--failpoints needs --enable-faults");
     }
     return st == SPAN_OK ? server_options_check(o, err) : st;
 }
@@ -385,6 +405,23 @@ static int run_server(const struct server_options *o, bool json)
     return st == SPAN_OK ? COMMAND_OK : command_fail("start", COMMAND_FAILED, &err);
 }
 
+static void print_failpoints(void)
+{
+    struct buf out = {0};
+
+    failpoint_list(&out);
+    fputs(buf_cstr(&out), stdout);
+    buf_deinit(&out);
+}
+
+/* Before anything of the node runs: recovery has points, too. */
+static span_status arm_failpoints(const struct config *c, struct span_error *err)
+{
+    const char *list = config_text(c, "failpoints");
+
+    return list == NULL ? SPAN_OK : failpoint_arm(list, err);
+}
+
 static void print_settings(const struct config *c)
 {
     struct buf out = {0};
@@ -402,7 +439,11 @@ int cmd_start_main(int argc, char **argv)
     struct span_error err;
     int code = command_parse(&cmd_start_help, c, argc, argv, 0);
 
-    if (code < 0 && cmd_start_options(c, environ, &o, &err) != SPAN_OK) {
+    if (code < 0 && config_bool(c, "list-failpoints")) {
+        print_failpoints();
+        code = COMMAND_OK;
+    } else if (code < 0 && (cmd_start_options(c, environ, &o, &err) != SPAN_OK ||
+                            arm_failpoints(c, &err) != SPAN_OK)) {
         code = command_fail("start", COMMAND_USAGE, &err);
     } else if (code < 0 && config_bool(c, "dry-run") && config_bool(c, "json")) {
         code = command_misplaced("start", "--json",

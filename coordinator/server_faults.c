@@ -2,6 +2,7 @@
  * of it at once. */
 #include "coordinator/server_faults.h"
 
+#include "base/failpoint.h"
 #include "base/log.h"
 #include "coordinator/server_impl.h"
 
@@ -242,6 +243,15 @@ static void apply_disk(struct server *s, const struct fault_request *f)
     }
 }
 
+static bool is_allowed(const struct server *s, struct http_response *r)
+{
+    if (!s->options.enable_faults) {
+        r->status = 403;
+        buf_append_str(&r->body, "this node was started without --enable-faults\n");
+    }
+    return s->options.enable_faults;
+}
+
 void server_faults_route(void *ctx, const struct http_request *q, struct http_response *r)
 {
     struct server *s = ctx;
@@ -249,9 +259,7 @@ void server_faults_route(void *ctx, const struct http_request *q, struct http_re
     struct span_error err = {0};
     span_status st;
 
-    if (!s->options.enable_faults) {
-        r->status = 403;
-        buf_append_str(&r->body, "this node was started without --enable-faults\n");
+    if (!is_allowed(s, r)) {
         return;
     }
     st = q->body.size == 0 ? fault_request_parse(q->query, &f, &err)
@@ -277,4 +285,44 @@ void server_faults_route(void *ctx, const struct http_request *q, struct http_re
     apply_disk(s, &f);
     SPAN_LOG(WARN, "faults set", "query=%s", q->query);
     buf_append_str(&r->body, "ok\n");
+}
+
+/* ---- failpoints ---- */
+
+void server_failpoints_route(void *ctx, const struct http_request *q, struct http_response *r)
+{
+    struct server *s = ctx;
+    struct span_error err = {0};
+    char text[1024];
+    span_status st = SPAN_OK;
+
+    if (!is_allowed(s, r)) {
+        return;
+    }
+    if (http_query_get(q->query, "arm", text, sizeof text)) {
+        st = failpoint_arm(text, &err);
+    } else if (http_query_get(q->query, "clear", text, sizeof text) && strcmp(text, "1") == 0) {
+        failpoint_clear();
+    } else if (http_query_get(q->query, "count", text, sizeof text) && strlen(text) == 1 &&
+               strchr("01", text[0]) != NULL) {
+        failpoint_count(text[0] == '1');
+    } else {
+        st = span_fail(&err, SPAN_INVALID, "arm=NAME[:nth]=ACTION,..., clear=1 or count=0|1");
+    }
+    if (st != SPAN_OK) {
+        r->status = 400;
+        buf_printf(&r->body, "%s; nothing was changed\n", err.text);
+        return;
+    }
+    SPAN_LOG(WARN, "failpoints set", "query=%s", q->query);
+    buf_append_str(&r->body, "ok\n");
+}
+
+void server_failpoints_report_route(void *ctx, const struct http_request *q,
+                                    struct http_response *r)
+{
+    (void)q;
+    if (is_allowed(ctx, r)) {
+        failpoint_report(&r->body);
+    }
 }

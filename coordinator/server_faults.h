@@ -42,4 +42,10 @@ SPAN_CHECKED span_status fault_request_parse(const char *query, struct fault_req
  * applied, 403 without --enable-faults. */
 void server_faults_route(void *ctx, const struct http_request *q, struct http_response *r);
 
+/* POST /debug/failpoints (base/failpoint.h): arm=LIST, or clear=1, or count=0|1. GET answers a line
+ * "NAME passages armed" for each. Statuses as above. */
+void server_failpoints_route(void *ctx, const struct http_request *q, struct http_response *r);
+void server_failpoints_report_route(void *ctx, const struct http_request *q,
+                                    struct http_response *r);
+
 #endif

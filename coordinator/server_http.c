@@ -1,5 +1,5 @@
 /* Routes of the HTTP port: /metrics, /healthz, /readyz, /v1/node, and with --enable-faults POST
- * /debug/faults (server_faults.c). */
+ * /debug/faults and /debug/failpoints (server_faults.c). */
 #include "base/alloc.h"
 #include "coordinator/pg_listener.h"
 #include "coordinator/server_faults.h"
@@ -130,5 +130,7 @@ const struct http_route server_routes[] = {
     {"GET", "/readyz", on_ready},
     {"GET", "/v1/node", on_node},
     {"POST", "/debug/faults", server_faults_route},
+    {"GET", "/debug/failpoints", server_failpoints_report_route},
+    {"POST", "/debug/failpoints", server_failpoints_route},
     {NULL, NULL, NULL},
 };

@@ -2,9 +2,11 @@
 #include "shard/node.h"
 
 #include "base/alloc.h"
+#include "base/failpoint.h"
 #include "base/invariant.h"
 #include "base/log.h"
 #include "base/rng.h"
+#include "shard/node_points.h"
 #include "shard/wal/wal.h"
 
 #include <assert.h>
@@ -103,7 +105,9 @@ struct node {
     uint64_t clock_refresh_ns;
     uint64_t idle_flush_ns;
     uint64_t turns;
-    size_t turn_wal_bytes; /* a turn ends early when it has this much to persist */
+    uint64_t point_records;                /* failpoints: kinds of records in the batch */
+    _Atomic uint64_t point_turns[1U << 8]; /* and of those under way, by turn */
+    size_t turn_wal_bytes;                 /* a turn ends early when it has this much to persist */
     bool unfit;
     atomic_bool draining;
     atomic_bool fatal;
@@ -148,6 +152,11 @@ static void post_own(struct node *n, struct own_item *i)
     }
 }
 
+static _Atomic uint64_t *point_turn(struct node *n, uint64_t turn)
+{
+    return &n->point_turns[turn % (sizeof n->point_turns / sizeof n->point_turns[0])];
+}
+
 static void on_durable(void *ctx, uint64_t turn, span_status st)
 {
     struct node *n = ctx;
@@ -155,6 +164,9 @@ static void on_durable(void *ctx, uint64_t turn, span_status st)
         fatal(n,
               st == SPAN_NO_SPACE ? "the disk of the log is full" : "the log can not be written");
         return;
+    }
+    if (FAILPOINT_IS_ACTIVE()) {
+        node_points_durable(atomic_exchange(point_turn(n, turn), 0));
     }
     struct own_item *i = SPAN_NEW(struct own_item);
     i->kind = ITEM_PERSISTED;
@@ -271,12 +283,18 @@ static void io_entry(void *ctx, range_id range, uint64_t index, uint64_t term, u
                      struct slice payload)
 {
     struct node *n = ctx;
+    if (FAILPOINT_IS_ACTIVE()) {
+        n->point_records |= node_points_entry(type);
+    }
     wal_batch_add_entry(&n->batch, range, index, term, type, payload);
 }
 
 static void io_sticky(void *ctx, range_id range, uint8_t kind, struct slice payload)
 {
     struct node *n = ctx;
+    if (FAILPOINT_IS_ACTIVE()) {
+        n->point_records |= node_points_sticky(kind);
+    }
     wal_batch_add_sticky(&n->batch, range, kind, payload);
 }
 
@@ -330,6 +348,9 @@ static void handle_frame(struct node *n, const struct tt_now *now, struct net_fr
     struct slice body;
     span_status st;
     while ((st = msg_next(f->payload, &at, &kind, &body)) == SPAN_OK) {
+        if (FAILPOINT_IS_ACTIVE()) {
+            node_points_got(kind, body);
+        }
         store_message(n->store, now, f->from, kind, body);
     }
     if (st != SPAN_NOT_FOUND) {
@@ -353,6 +374,9 @@ static void note_peer_store(struct node *n, node_id peer, uint64_t store_id)
     wal_batch_add_sticky(&n->batch, NODE_RANGE, (uint8_t)peer, buf_slice(&b));
     buf_deinit(&b);
     n->own_records = true;
+    if (FAILPOINT_IS_ACTIVE()) {
+        n->point_records |= node_points_peer_store();
+    }
     (void)!transport_peer_store_set(n->transport, peer, store_id);
 }
 
@@ -407,8 +431,11 @@ static void send_all(struct node *n)
         for (int cls = 0; cls < 2; cls++) {
             struct buf *b = &n->peers[i].out[cls];
             if (b->size > 0) {
+                uint64_t kinds = FAILPOINT_IS_ACTIVE() ? node_points_messages(buf_slice(b)) : 0;
+                node_points_send(kinds);
                 /* Refused: the link is down or full; Raft and every request repeat what matters. */
                 (void)!transport_send(n->transport, n->peers[i].node, (enum net_class)cls, b);
+                node_points_sent(kinds);
             }
         }
     }
@@ -419,6 +446,11 @@ static void turn_end(struct node *n, const struct tt_now *now)
     uint64_t turn = store_turn_end(n->store, now);
     if (turn != 0 || n->own_records) {
         n->own_records = false;
+        if (n->point_records != 0) {
+            node_points_submit(n->point_records);
+            atomic_store(point_turn(n, turn), n->point_records);
+            n->point_records = 0;
+        }
         span_status st = wal_submit(n->wal, &n->batch, on_durable, n, turn);
         while (st == SPAN_OVERLOADED && !atomic_load(&n->fatal)) {
             struct timespec ms = {0, 1000000};

@@ -1,5 +1,6 @@
 /* The files of a replica as a whole: is there one, is it finished, remove it, list them. */
 #include "base/alloc.h"
+#include "base/failpoint.h"
 #include "shard/engine/engine_sqlite.h"
 
 #include <dirent.h>
@@ -34,12 +35,18 @@ span_status engine_remove_files(const struct engine_options *opt, struct span_er
     static const enum file_part order[] = {FILE_DB, FILE_WAL, FILE_SHM, FILE_BUILDING};
 
     span_status st = SPAN_OK;
+    bool any = false;
     for (size_t i = 0; st == SPAN_OK && i < sizeof order / sizeof order[0]; i++) {
         bool there = false;
         st = file_exists(&f, order[i], &there, err);
         if (st == SPAN_OK && there) {
+            FAILPOINT_MARK(ENGINE_REMOVE);
             st = file_delete(&f, order[i], true, err);
+            any = true;
         }
+    }
+    if (any) {
+        FAILPOINT_MARK(ENGINE_REMOVED);
     }
     file_name_deinit(&f);
     return st;

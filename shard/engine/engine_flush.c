@@ -20,6 +20,7 @@
  * copied pages which SQLite counts as done but syncs only with the last ones, so they are not
  * written again. Then the file is not trusted any more (CORRUPT), and the replica is rebuilt. */
 #include "base/alloc.h"
+#include "base/failpoint.h"
 #include "base/invariant.h"
 #include "shard/engine/engine_internal.h"
 
@@ -412,12 +413,15 @@ static span_status run_write(struct engine_job *job, struct span_error *err)
     struct writer w;
     span_status st = writer_open(&w, &job->name, false, err);
     if (st == SPAN_OK) {
-        st = file_db_exec(&w.conn, "BEGIN IMMEDIATE", err);
+        st = FAILPOINT(ENGINE_FLUSH_BEGIN) ? file_injected(&job->name, err)
+                                           : file_db_exec(&w.conn, "BEGIN IMMEDIATE", err);
     }
     if (st == SPAN_OK) {
         st = write_all(job, &w, err);
         if (st == SPAN_OK) {
-            st = file_db_exec(&w.conn, "COMMIT", err);
+            st = FAILPOINT(ENGINE_FLUSH_COMMIT) ? file_injected(&job->name, err)
+                                                : file_db_exec(&w.conn, "COMMIT", err);
+            FAILPOINT_MARK(ENGINE_FLUSH_COMMITTED);
         }
         if (st != SPAN_OK) {
             /* SQLite may have rolled back by itself; then this says so, and is right too. */
@@ -444,7 +448,11 @@ static span_status run_checkpoint(struct engine_job *job, struct span_error *err
     }
     int log = 0;
     int done = 0;
-    int rc = sqlite3_wal_checkpoint_v2(d.db, "main", SQLITE_CHECKPOINT_PASSIVE, &log, &done);
+    int rc = SQLITE_IOERR;
+    if (!FAILPOINT(ENGINE_CHECKPOINT)) {
+        rc = sqlite3_wal_checkpoint_v2(d.db, "main", SQLITE_CHECKPOINT_PASSIVE, &log, &done);
+        FAILPOINT_MARK(ENGINE_CHECKPOINTED);
+    }
     job->wal_bytes = file_db_wal_bytes(&d);
     if (rc == SQLITE_OK || rc == SQLITE_BUSY) {
         job->pinned = rc == SQLITE_BUSY || done < log;
@@ -468,7 +476,11 @@ static span_status run_truncate(struct engine_job *job, struct span_error *err)
         return st;
     }
     (void)sqlite3_busy_timeout(d.db, 0); /* a reader in the WAL: the next job will do it */
-    int rc = sqlite3_wal_checkpoint_v2(d.db, "main", SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
+    int rc = SQLITE_IOERR;
+    if (!FAILPOINT(ENGINE_TRUNCATE)) {
+        rc = sqlite3_wal_checkpoint_v2(d.db, "main", SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
+        FAILPOINT_MARK(ENGINE_TRUNCATED);
+    }
     if (rc != SQLITE_OK && rc != SQLITE_BUSY) {
         st = file_db_fail(&d, rc, err, "truncate the WAL");
     }

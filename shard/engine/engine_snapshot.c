@@ -17,6 +17,7 @@
  * bounds (left over from a split) are not sent. */
 #include "base/alloc.h"
 #include "base/codec.h"
+#include "base/failpoint.h"
 #include "base/invariant.h"
 #include "base/limits.h"
 #include "shard/engine/engine_internal.h"
@@ -47,7 +48,8 @@ span_status engine_snapshot_open(const struct engine_options *opt, struct engine
     struct engine_snapshot *s = SPAN_NEW(struct engine_snapshot);
     file_name_init(&s->name, opt);
     enum engine_file_state there = ENGINE_FILE_ABSENT;
-    span_status st = engine_file_state(opt, &there, err);
+    span_status st = FAILPOINT(SNAPSHOT_OPEN) ? file_injected(&s->name, err)
+                                              : engine_file_state(opt, &there, err);
     if (st == SPAN_OK && there != ENGINE_FILE_COMPLETE) {
         st = span_fail(err, SPAN_NOT_FOUND, "%s: no such file, or not finished", s->name.path);
     }
@@ -161,6 +163,9 @@ span_status engine_snapshot_next(struct engine_snapshot *s, size_t max_bytes, st
                                  bool *done, struct span_error *err)
 {
     REQUIRE(!s->ended);
+    if (FAILPOINT(SNAPSHOT_READ)) {
+        return file_injected(&s->name, err);
+    }
     buf_clear(chunk);
     enc_u32(chunk, CHUNK_MAGIC);
     enc_u32(chunk, s->number);
@@ -204,7 +209,9 @@ span_status engine_restore_begin(const struct engine_options *opt, struct engine
 {
     *out = NULL;
     struct engine_restore *r = SPAN_NEW(struct engine_restore);
-    span_status st = builder_begin(&r->builder, opt, err);
+    span_status st = FAILPOINT(SNAPSHOT_BEGIN)
+                         ? span_fail(err, SPAN_IO, "injected at a failpoint: Input/output error")
+                         : builder_begin(&r->builder, opt, err);
     if (st != SPAN_OK) {
         span_free(r);
         return st;
@@ -305,6 +312,9 @@ static span_status feed_record(struct engine_restore *r, struct cursor *c, struc
 span_status engine_restore_feed(struct engine_restore *r, struct slice chunk,
                                 struct span_error *err)
 {
+    if (FAILPOINT(SNAPSHOT_FEED)) {
+        return file_injected(&r->builder.name, err);
+    }
     if (chunk.size < 12) {
         return bad_chunk(r, "too short", err);
     }
@@ -327,6 +337,7 @@ span_status engine_restore_feed(struct engine_restore *r, struct slice chunk,
         }
     }
     r->number++;
+    FAILPOINT_MARK(SNAPSHOT_FED);
     return SPAN_OK;
 }
 
@@ -338,10 +349,16 @@ span_status engine_restore_finish(struct engine_restore *r, struct engine_snapsh
         engine_restore_abort(r);
         return st;
     }
+    if (FAILPOINT(SNAPSHOT_FINISH)) {
+        span_status st = file_injected(&r->builder.name, err);
+        engine_restore_abort(r);
+        return st;
+    }
     *info = (struct engine_snapshot_info){.applied = r->state.applied,
                                           .horizon = tt_ts_of(r->state.horizon),
                                           .max_ts = tt_ts_of(r->state.max_ts)};
     span_status st = builder_finish(&r->builder, &r->state, err);
     restore_free(r);
+    FAILPOINT_MARK(SNAPSHOT_FINISHED);
     return st;
 }

@@ -1,6 +1,7 @@
 /* Split: the right side as a complete file of its own, made in one go out of the view and the
  * memory generations; see engine_split in engine.h. The left side only moves its upper bound: its
  * rows go later, a chunk a flush. */
+#include "base/failpoint.h"
 #include "base/invariant.h"
 #include "shard/engine/engine_internal.h"
 
@@ -139,7 +140,9 @@ span_status engine_split(struct engine *e, const struct engine_split_spec *spec,
             *err = e->error;
         }
         if (st == SPAN_OK) {
+            FAILPOINT_MARK(ENGINE_SPLIT_BEGIN);
             st = build_right(e, spec, &opt, err);
+            FAILPOINT_MARK(ENGINE_SPLIT_DONE);
         }
     }
     if (st == SPAN_OK) {

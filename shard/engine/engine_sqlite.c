@@ -154,6 +154,11 @@ static span_status status_of(int rc, int system_errno)
     }
 }
 
+span_status file_injected(const struct file_name *name, struct span_error *err)
+{
+    return span_fail(err, SPAN_IO, "%s: injected at a failpoint: Input/output error", name->path);
+}
+
 span_status file_db_fail(const struct file_db *d, int rc, struct span_error *err, const char *what)
 {
     int extended = d->db == NULL ? rc : sqlite3_extended_errcode(d->db);

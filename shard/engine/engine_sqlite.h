@@ -73,6 +73,8 @@ SPAN_CHECKED span_status file_db_prepare(struct file_db *d, const char *sql, sql
 SPAN_CHECKED span_status file_db_run(struct file_db *d, sqlite3_stmt *stmt, struct span_error *err);
 /* The status of a result code of SQLite, described in err: file, what was done, SQLite's text. */
 span_status file_db_fail(const struct file_db *d, int rc, struct span_error *err, const char *what);
+/* IO: what a failpoint makes of a call. */
+span_status file_injected(const struct file_name *name, struct span_error *err);
 
 SPAN_CHECKED span_status file_db_set_wal(struct file_db *d, struct span_error *err);
 SPAN_CHECKED span_status file_db_create_schema(struct file_db *d, struct span_error *err);

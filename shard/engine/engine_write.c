@@ -1,6 +1,7 @@
 /* Rows into a file: what a flush, a restore and a split have in common, and building a whole file.
  */
 #include "base/alloc.h"
+#include "base/failpoint.h"
 #include "base/invariant.h"
 #include "shard/engine/engine_internal.h"
 
@@ -195,6 +196,7 @@ span_status builder_begin(struct builder *b, const struct engine_options *opt,
         return st;
     }
     st = file_mark(&b->name, FILE_BUILDING, err);
+    FAILPOINT_MARK(ENGINE_BUILD_MARKED);
     if (st == SPAN_OK) {
         st = writer_open(&b->writer, &b->name, true, err);
     }
@@ -230,17 +232,21 @@ span_status builder_finish(struct builder *b, const struct file_state *s, struct
     struct file_db *d = &b->writer.conn;
     span_status st = file_db_store_state(d, s, err);
     if (st == SPAN_OK) {
-        st = file_db_exec(d, "COMMIT;PRAGMA synchronous=FULL", err);
+        st = FAILPOINT(ENGINE_BUILD_COMMIT)
+                 ? file_injected(&b->name, err)
+                 : file_db_exec(d, "COMMIT;PRAGMA synchronous=FULL", err);
     }
     if (st == SPAN_OK) {
         st = file_db_set_wal(d, err);
     }
     if (st == SPAN_OK) {
-        st = file_db_sync(d, err);
+        st = FAILPOINT(ENGINE_BUILD_SYNC) ? file_injected(&b->name, err) : file_db_sync(d, err);
     }
     if (st == SPAN_OK) {
         writer_close(&b->writer);
-        st = file_delete(&b->name, FILE_BUILDING, true, err);
+        st = FAILPOINT(ENGINE_BUILD_UNMARK) ? file_injected(&b->name, err)
+                                            : file_delete(&b->name, FILE_BUILDING, true, err);
+        FAILPOINT_MARK(ENGINE_BUILT);
     }
     if (st != SPAN_OK) {
         builder_abort(b);

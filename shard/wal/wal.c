@@ -21,6 +21,7 @@
 #include "shard/wal/wal.h"
 
 #include "base/alloc.h"
+#include "base/failpoint.h"
 #include "base/invariant.h"
 #include "base/limits.h"
 #include "base/log.h"
@@ -374,6 +375,11 @@ static void unit_durable(struct wal *w, struct wal_segment *seg, bool fresh, str
     metric_observe_ns(w->m_sync_time, sync_ns);
 }
 
+static span_status injected(struct span_error *err)
+{
+    return span_fail(err, SPAN_IO, "injected at a failpoint: Input/output error");
+}
+
 /* Writes and syncs one unit into seg. *fatal: the segment must not be written to again. */
 static span_status unit_put(struct wal *w, struct wal_segment *seg, bool fresh, struct list *jobs,
                             bool *fatal, struct span_error *err)
@@ -383,16 +389,25 @@ static span_status unit_put(struct wal *w, struct wal_segment *seg, bool fresh, 
     unit_build(w, seg, fresh, jobs, &u, &units);
     INVARIANT(seg->offset + w->unit.size <= seg->bytes);
     uint64_t begin = wal_now(w);
-    span_status st =
-        w->fs->ops->write(w->fs, seg->file, seg->offset, w->unit.data, w->unit.size, err);
+    span_status st = fresh && FAILPOINT(WAL_SWITCH_WRITE) ? injected(err) : SPAN_OK;
+    if (st == SPAN_OK) {
+        st = FAILPOINT(WAL_WRITE) ? injected(err)
+                                  : w->fs->ops->write(w->fs, seg->file, seg->offset, w->unit.data,
+                                                      w->unit.size, err);
+    }
     /* A write that found no room left nothing that a later one in its place does not replace. */
     *fatal = st != SPAN_OK && st != SPAN_NO_SPACE;
     if (st == SPAN_OK) {
-        st = w->fs->ops->sync(w->fs, seg->file, err);
+        bool fails = (fresh && FAILPOINT(WAL_SWITCH_SYNC)) || FAILPOINT(WAL_SYNC);
+        st = fails ? injected(err) : w->fs->ops->sync(w->fs, seg->file, err);
         *fatal = st != SPAN_OK;
     }
     if (st != SPAN_OK) {
         return st == SPAN_NO_SPACE ? st : SPAN_IO;
+    }
+    FAILPOINT_MARK(WAL_DURABLE);
+    if (fresh) {
+        FAILPOINT_MARK(WAL_SWITCH_DURABLE);
     }
     unit_durable(w, seg, fresh, jobs, &u, units, wal_now(w) - begin);
     return SPAN_OK;
@@ -410,6 +425,7 @@ static void segment_announce(struct wal *w, const struct wal_segment *spare)
     }
     bool fatal;
     struct span_error err;
+    FAILPOINT_MARK(WAL_SWITCH_ANNOUNCE);
     if (unit_put(w, seg, false, &none, &fatal, &err) != SPAN_OK) {
         w->tainted = true; /* what matters is written to the spare next */
     }
@@ -924,7 +940,10 @@ span_status wal_close(struct wal *w)
         struct buf bytes = {0};
         struct span_error err = {0};
         clean_encode(&clean, w->store_id, &bytes);
-        st = wal_write_small(w, WAL_CLEAN_NAME, buf_slice(&bytes), &err);
+        st = FAILPOINT(WAL_CLEAN_MARK)
+                 ? injected(&err)
+                 : wal_write_small(w, WAL_CLEAN_NAME, buf_slice(&bytes), &err);
+        FAILPOINT_MARK(WAL_CLEAN_MARKED);
         buf_deinit(&bytes);
         if (st != SPAN_OK) {
             SPAN_LOG(WARN, "cannot write the log's clean-stop mark", "error=\"%s\"", err.text);

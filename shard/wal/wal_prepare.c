@@ -10,6 +10,7 @@
  * so nobody can snatch the space) and the log says WAL_LOW_SPACE; it is made again when there is
  * room. */
 #include "base/alloc.h"
+#include "base/failpoint.h"
 #include "base/invariant.h"
 #include "base/limits.h"
 #include "base/log.h"
@@ -88,6 +89,12 @@ static span_status unlink_quietly(struct wal *w, const char *name)
     return st;
 }
 
+static span_status injected(const struct wal *w, const char *name, struct span_error *err)
+{
+    return span_fail(err, SPAN_IO, "%s/%s: injected at a failpoint: Input/output error", w->fs->dir,
+                     name);
+}
+
 /* Fills a new file called `name` with zeros; leaves nothing behind when it fails. Not begun unless
  * `room` bytes are free: trying again and again on a full disk would each time take the last ones
  * from SQLite, which needs them to flush and so to make room. */
@@ -108,7 +115,8 @@ static span_status make_zeros(struct wal *w, const char *name, uint64_t room,
     if (st != SPAN_OK) {
         return st;
     }
-    st = ops->zero_fill(w->fs, f, 0, w->opt.segment_bytes, err);
+    st = FAILPOINT(WAL_SPARE_ZERO) ? injected(w, name, err)
+                                   : ops->zero_fill(w->fs, f, 0, w->opt.segment_bytes, err);
     if (st == SPAN_OK) {
         st = ops->sync(w->fs, f, err);
     }
@@ -122,7 +130,10 @@ static span_status make_zeros(struct wal *w, const char *name, uint64_t room,
 /* Renames `from` to prepare.tmp, durably. */
 static span_status take_over(struct wal *w, const char *from, struct span_error *err)
 {
-    span_status st = w->fs->ops->rename(w->fs, from, WAL_TMP_NAME, err);
+    span_status st = FAILPOINT(WAL_RECYCLE_RENAME)
+                         ? injected(w, from, err)
+                         : w->fs->ops->rename(w->fs, from, WAL_TMP_NAME, err);
+    FAILPOINT_MARK(WAL_RECYCLE_RENAMED);
     return st != SPAN_OK ? st : w->fs->ops->sync_dir(w->fs, err);
 }
 
@@ -203,7 +214,9 @@ static span_status name_file(struct wal *w, uint64_t id, struct wal_segment **ou
     seg_header_encode(&(struct seg_header){id, w->store_id, s->bytes}, sector);
     span_status st = ops->open(w->fs, WAL_TMP_NAME, false, &s->file, err);
     if (st == SPAN_OK) {
-        st = ops->write(w->fs, s->file, 0, sector, sizeof sector, err);
+        st = FAILPOINT(WAL_SPARE_HEADER)
+                 ? injected(w, WAL_TMP_NAME, err)
+                 : ops->write(w->fs, s->file, 0, sector, sizeof sector, err);
     }
     if (st == SPAN_OK) {
         st = ops->sync(w->fs, s->file, err);
@@ -213,8 +226,10 @@ static span_status name_file(struct wal *w, uint64_t id, struct wal_segment **ou
         s->file = NULL;
     }
     if (st == SPAN_OK) {
-        st = ops->rename(w->fs, WAL_TMP_NAME, name, err);
+        st = FAILPOINT(WAL_SPARE_RENAME) ? injected(w, WAL_TMP_NAME, err)
+                                         : ops->rename(w->fs, WAL_TMP_NAME, name, err);
         w->tmp_ready = st != SPAN_OK;
+        FAILPOINT_MARK(WAL_SPARE_NAMED);
     }
     if (st == SPAN_OK) {
         st = ops->sync_dir(w->fs, err);
@@ -246,6 +261,7 @@ span_status wal_prepare_spare(struct wal *w, struct span_error *err)
     if (st != SPAN_OK) {
         return st;
     }
+    FAILPOINT_MARK(WAL_SPARE_READY);
     pthread_mutex_lock(&w->s_mu);
     w->newest = id;
     list_push_back(&w->spares, &s->link);
@@ -303,7 +319,9 @@ static void do_spare(struct wal *w)
 static void do_reserve(struct wal *w)
 {
     struct span_error err = {0};
-    span_status st = make_zeros(w, WAL_RESERVE_NAME, 2 * w->opt.segment_bytes, &err);
+    span_status st = FAILPOINT(WAL_RESERVE)
+                         ? injected(w, WAL_RESERVE_NAME, &err)
+                         : make_zeros(w, WAL_RESERVE_NAME, 2 * w->opt.segment_bytes, &err);
     if (st == SPAN_OK) {
         st = w->fs->ops->sync_dir(w->fs, &err);
     }

@@ -60,7 +60,7 @@ CORE_LIBRARIES = {"truetime": "libspan_truetime.a", "txn": "libspan_txn.a", "sha
 BANNED_INCLUDES = re.compile(
     r"^(time|pthread|threads|unistd|fcntl|poll|dirent|signal|semaphore|stdatomic|sched|ftw|glob"
     r"|sys/(socket|time|timex|timerfd|eventfd|epoll|random|stat|mman|file|select|uio|wait|un|ioctl)"
-    r"|netdb|netinet/.*|arpa/.*|nng/.*|sqlite3|libpq-fe|openssl/ssl)\.h$")
+    r"|netdb|netinet/.*|arpa/.*|nng/.*|sqlite3|libpq-fe|openssl/ssl|base/failpoint)\.h$")
 BANNED_SYMBOLS = re.compile(
     r"^(clock_gettime|clock|gettimeofday|time|localtime(_r)?|gmtime(_r)?|strftime|adjtimex|ntp_adjtime"
     r"|nanosleep|clock_nanosleep|u?sleep|pthread_.*|mtx_.*|thrd_.*|cnd_.*|sem_.*|nng_.*|sqlite3_.*|PQ.*"
@@ -69,7 +69,7 @@ BANNED_SYMBOLS = re.compile(
     r"|__fprintf_chk|__vfprintf_chk|fclose|fsync|fdatasync|rename|unlink|mmap(64)?|munmap|socket|bind"
     r"|listen|accept4?|connect|send|sendto|sendmsg|recv|recvfrom|recvmsg|poll|select|epoll_.*|eventfd.*"
     r"|timerfd_.*|rand(_r)?|random|srand|srandom|drand48|lrand48|arc4random.*|getrandom|getentropy"
-    r"|RAND_bytes|fork|vfork|execv[pe]*|system|popen|getenv|signal|sigaction|raise|rng_os_u64)$")
+    r"|RAND_bytes|fork|vfork|execv[pe]*|system|popen|getenv|signal|sigaction|raise|rng_os_u64|failpoint_.*)$")
 FILE_IO_CALLS = re.compile(r"\b(fopen|fdopen|freopen|fprintf|printf|puts|fputs|fwrite|fread|fgets|perror|rand|random"
                            r"|srand|time|clock_gettime|gettimeofday|usleep|sleep|nanosleep|getenv)\s*\(")
 
