@@ -53,6 +53,7 @@ struct own_item {
     range_id range;
     struct engine_job *job;
     struct call *call;
+    enum net_direction direction; /* of a peer's link */
 };
 
 struct call {
@@ -95,6 +96,7 @@ struct node {
     bool flusher_runs;
     _Atomic unsigned refusals[LIMIT_PEERS + 1]; /* last reason logged, by node id */
     uint64_t peer_stores[LIMIT_PEERS + 1];      /* by node id; 0: never met */
+    bool peer_up[LIMIT_PEERS + 1][2];           /* control links, by node id and net_direction */
     bool own_records;            /* the batch holds records that no turn of the store counts */
     struct node_peer *peer_list; /* cfg.peers, ours */
     struct peer_out peers[LIMIT_PEERS];
@@ -201,6 +203,7 @@ static void on_peer(void *ctx, const struct transport_peer_event *ev)
     i->kind = ev->up ? ITEM_PEER_STORE : ITEM_PEER_LOST;
     i->number = ev->node;
     i->range = ev->store_id;
+    i->direction = ev->direction;
     post_own(n, i);
 }
 
@@ -380,6 +383,19 @@ static void note_peer_store(struct node *n, node_id peer, uint64_t store_id)
     (void)!transport_peer_store_set(n->transport, peer, store_id);
 }
 
+/* A peer that starts again dials us at once, while we dial it when REDIAL is over: what is sent to
+ * it before, or what it answers the other way round, is lost without a word. So it is up when both
+ * directions are. */
+static bool link_is_whole(struct node *n, const struct own_item *i, bool up)
+{
+    if (i->number > LIMIT_PEERS) {
+        return false;
+    }
+    bool *links = n->peer_up[i->number];
+    links[i->direction] = up;
+    return links[NET_OUT] && links[NET_IN];
+}
+
 static void handle_own(struct node *n, const struct tt_now *now, struct own_item *i)
 {
     switch (i->kind) {
@@ -390,6 +406,7 @@ static void handle_own(struct node *n, const struct tt_now *now, struct own_item
         store_flush_done(n->store, now, i->range, i->job);
         break;
     case ITEM_PEER_LOST:
+        (void)link_is_whole(n, i, false);
         store_peer_lost(n->store, now, (node_id)i->number);
         if (n->guest.peer_lost != NULL) {
             n->guest.peer_lost(n->guest.ctx, now, (node_id)i->number);
@@ -397,7 +414,7 @@ static void handle_own(struct node *n, const struct tt_now *now, struct own_item
         break;
     case ITEM_PEER_STORE:
         note_peer_store(n, (node_id)i->number, i->range);
-        if (n->guest.peer_up != NULL) {
+        if (link_is_whole(n, i, true) && n->guest.peer_up != NULL) {
             n->guest.peer_up(n->guest.ctx, now, (node_id)i->number);
         }
         break;

@@ -361,6 +361,9 @@ void router_response(struct router *r, const struct tt_now *now, node_id from,
     if (rr->unanswered > 0) {
         rr->unanswered--;
     }
+    /* The patience grows with silence only: refusals of an election's time must not make the first
+     * message that is lost after it cost seconds. */
+    rr->resend_ns = ROUTE_RESEND_NS;
     span_status st = span_status_from_wire(resp->status);
     if (st == SPAN_NOT_LEADER) {
         redirect(r, now, rr, from, resp);
@@ -436,6 +439,7 @@ void router_peer_lost(struct router *r, const struct tt_now *now, node_id node)
     while ((rr = map64_next(&r->by_id, &pos, NULL)) != NULL) {
         if (!rr->waiting && rr->failed == SPAN_OK && rr->node == node) {
             rr->tried = node;
+            rr->resend_ns = ROUTE_RESEND_NS;
             wait_a_little(r, now, rr);
         }
     }

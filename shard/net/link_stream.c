@@ -12,7 +12,10 @@
  * over ipc, any process that connects and leaves does it;
  *   - a failed dial is reported to nobody, and retried by the timers that must not be used.
  * Streams have none of this, since every aio here is our own and is only ever stopped at the end.
- * They also save the thread hops of the socket layer.
+ * They also save the thread hops of the socket layer. But: a read or write that is posted on a
+ * stream which another thread has closed just before is never finished (tcp_dowrite and tcp_doread
+ * return without a word), so what is still under way on a closing connection is cancelled, again
+ * and again until it is over.
  *
  * Reading: one read into a buffer takes whatever is there, often many frames; the rest of a frame
  * that does not fit is read straight into its message, and what follows it again into the buffer. A
@@ -281,6 +284,12 @@ static void tx_look(struct timer_node *n)
 {
     struct conn *c = (struct conn *)(void *)((char *)n - offsetof(struct conn, tx_timer));
     struct link *l = c->l;
+    (void)pthread_mutex_lock(&l->lock);
+    bool closing = c->closing;
+    (void)pthread_mutex_unlock(&l->lock);
+    if (closing) {
+        nng_aio_cancel(c->tx_aio);
+    }
     enum tx_state state = tx_run(c, true);
     if (state == TX_UNDER_WAY) {
         timer_at(l->t->timer, &c->tx_timer, timer_now_ns() + TX_LOOK_AGAIN_NS, tx_look);
@@ -429,6 +438,25 @@ static struct conn *conn_to_free(struct link *l)
     return found;
 }
 
+/* The reads of closing connections; only the tick, which runs this, frees them. */
+static void cancel_reads(struct link *l)
+{
+    struct conn *found[8];
+    size_t count = 0;
+    (void)pthread_mutex_lock(&l->lock);
+    LIST_EACH(it, &l->stream.conns)
+    {
+        struct conn *c = LIST_ENTRY(it, struct conn, node);
+        if (c->closing && count < sizeof found / sizeof found[0]) {
+            found[count++] = c;
+        }
+    }
+    (void)pthread_mutex_unlock(&l->lock);
+    for (size_t i = 0; i < count; i++) {
+        nng_aio_cancel(found[i]->rx_aio);
+    }
+}
+
 static void stream_tick(struct link *l, uint64_t now_ns)
 {
     struct link_stream *s = &l->stream;
@@ -436,6 +464,7 @@ static void stream_tick(struct link *l, uint64_t now_ns)
     while ((c = conn_to_free(l)) != NULL) {
         conn_free(c);
     }
+    cancel_reads(l);
     (void)pthread_mutex_lock(&l->lock);
     bool give_up = s->dialing && !s->dialer_closed && now_ns > s->dial_until_ns;
     if (give_up) {

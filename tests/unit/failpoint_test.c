@@ -57,7 +57,7 @@ Test(failpoint, kills_the_process, .signal = SIGKILL)
     cr_assert_eq(arm("log.prepare.durable:2=kill", &err), SPAN_OK);
     FAILPOINT_MARK(LOG_PREPARE_DURABLE);
     FAILPOINT_MARK(LOG_PREPARE_DURABLE);
-    cr_fatal("it goes on");
+    cr_assert_fail("it goes on");
 }
 
 Test(failpoint, refuses_a_bad_list_whole)

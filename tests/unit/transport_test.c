@@ -13,6 +13,7 @@
 #include <criterion/parameterized.h>
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -375,6 +376,45 @@ Test(transport, notices_a_peer_that_leaves_and_one_that_returns_with_a_new_incar
         cr_assert_eq(send_number(a, 2, NET_CONTROL, 1), SPAN_UNAVAILABLE);
     }
     cr_assert_eq(link_of(a, 2, NET_CONTROL).connects, 3);
+    node_free(a);
+}
+
+struct flood {
+    struct node *n;
+    enum net_class class;
+    atomic_bool stop;
+    pthread_t thread;
+};
+
+static void *flood_run(void *arg)
+{
+    struct flood *f = arg;
+    while (!atomic_load(&f->stop)) {
+        (void)!send_number(f->n, 2, f->class, 1);
+    }
+    return NULL;
+}
+
+/* Found by tests/cluster/failpoints: a frame that was handed to nng just behind the close of its
+ * stream never ended, and the link that waited for it never sent again, not even HELLO. */
+Test(transport, a_link_that_breaks_under_a_sender_comes_back, .timeout = 60)
+{
+    struct node *a = node_start(TCP, 1, 2);
+    struct flood floods[NET_CLASS_COUNT];
+    for (unsigned i = 0; i < NET_CLASS_COUNT; i++) {
+        floods[i] = (struct flood){.n = a, .class = (enum net_class)i};
+        cr_assert_eq(pthread_create(&floods[i].thread, NULL, flood_run, &floods[i]), 0);
+    }
+    for (unsigned round = 0; round < 20; round++) {
+        struct node *b = node_start(TCP, 2, 2);
+        WAIT_FOR(a, all_up(a, 2));
+        WAIT_FOR(b, all_up(b, 1));
+        node_free(b);
+    }
+    for (unsigned i = 0; i < NET_CLASS_COUNT; i++) {
+        atomic_store(&floods[i].stop, true);
+        cr_assert_eq(pthread_join(floods[i].thread, NULL), 0);
+    }
     node_free(a);
 }
 

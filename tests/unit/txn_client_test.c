@@ -242,6 +242,30 @@ Test(txn_client, a_read_goes_to_the_leader_and_follows_it)
     bench_free(b);
 }
 
+/* A kill -9 and a start at once made every client silent for 4 s: the refusals of the election had
+ * doubled the patience with the one message that was lost after it. */
+Test(txn_client, refusals_do_not_make_a_lost_request_wait_for_longer)
+{
+    struct bench *b = bench_new();
+    struct range_request q;
+    start_get(b, "a", READ_LOCK_NONE);
+    q = request(b, 2, OP_READ);
+    for (int i = 0; i < 6; i++) { /* nobody leads for a while */
+        answer(b, q.range == 2 && i == 0 ? 2 : 1, &q, SPAN_UNAVAILABLE, (struct range_response){0});
+        for (node_id n = 1, found = 0; found == 0; n = n % NODES + 1) {
+            if (b->out[n].size > 0) {
+                q = request(b, n, OP_READ);
+                found = n;
+            } else if (n == NODES) {
+                pass(b, ROUTE_BACKOFF_MAX_NS);
+            }
+        }
+    }
+    pass(b, ROUTE_RESEND_NS); /* the last one was lost */
+    cr_assert(b->out[1].size + b->out[2].size + b->out[3].size > 0, "it is sent again by now");
+    bench_free(b);
+}
+
 Test(txn_client, a_scan_is_cut_by_ranges_and_again_where_the_map_was_stale)
 {
     struct bench *b = bench_new();
