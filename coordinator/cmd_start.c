@@ -51,6 +51,10 @@ static const struct config_option start_options[] = {
      .arg = "ID=URL,...",
      .help = "every node of the cluster with its peer address, this one too; URLs are "
              "tcp://host:port or ipc:///path"},
+    {.name = "join",
+     .kind = CONFIG_BOOL,
+     .help = "a new node of a running cluster, which 'spanlite node add' tells of it: begins "
+             "without data and is given its share"},
     {.name = "peer-listen",
      .kind = CONFIG_TEXT,
      .arg = "URL",
@@ -236,6 +240,7 @@ static void fill_options(const struct config *c, struct server_options *o)
     o->wal_segment_bytes = config_uint(c, "wal-segment-size") & ~(uint64_t)4095;
     o->sessions_max = (unsigned)config_uint(c, "max-sessions");
     o->workers = (unsigned)config_uint(c, "workers");
+    o->join = config_bool(c, "join");
     o->enable_faults = config_bool(c, "enable-faults");
     o->throwaway = config_bool(c, "throwaway");
     o->unsafe_skip_commit_wait = config_bool(c, "unsafe-skip-commit-wait");

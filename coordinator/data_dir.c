@@ -7,11 +7,11 @@
  *     store=8f0c2b61d3a49e57
  *     throwaway=no
  *     members=1,2,3
+ *     joined=yes                (only of a node that joined a running cluster)
  *     crc32c=5b1c90aa
  *
- * Format 1 had no members. When the set of nodes can be changed in a running cluster, a node that
- * applied the change writes the file anew with the list as it is then, by the same rename, before
- * it acts on the new list. */
+ * Format 1 had no members. They are the nodes that the folder was made with; what the set became in
+ * a running cluster is in NODES (node_table.h). */
 #include "coordinator/data_dir.h"
 
 #include "base/alloc.h"
@@ -152,7 +152,7 @@ static span_status write_identity(const struct data_dir *d, const char *path,
                d->throwaway ? "yes" : "no");
     buf_append_str(&text, "members=");
     append_members(&text, d->members, d->member_count, ",");
-    buf_append_str(&text, "\n");
+    buf_append_str(&text, d->joined ? "\njoined=yes\n" : "\n");
     buf_printf(&text, "crc32c=%08x\n", crc32c(0, text.data, text.size));
     f = fopen(temporary, "we");
     if (f == NULL) {
@@ -238,6 +238,7 @@ static span_status parse_identity(struct data_dir *d, const char *path, char *te
     throwaway = store != NULL ? take_field(&text, "throwaway") : NULL;
     if (version > 1 && throwaway != NULL) {
         members = take_field(&text, "members");
+        d->joined = members != NULL && take_field(&text, "joined") != NULL;
     }
     if (throwaway == NULL || (version > 1 && members == NULL) || crc == NULL || text != crc) {
         return span_fail(err, SPAN_CORRUPT, "%s is damaged: a line is missing", path);
@@ -338,6 +339,7 @@ static span_status create_identity(struct data_dir *d, const char *identity,
     memcpy(d->members, o->members, o->member_count * sizeof(d->members[0]));
     d->member_count = o->member_count;
     d->throwaway = o->throwaway;
+    d->joined = o->join;
     d->store_id = rng_os_u64();
     d->created = true;
     return write_identity(d, identity, err);

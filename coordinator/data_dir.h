@@ -27,6 +27,7 @@ struct data_dir_owner {
     unsigned members[LIMIT_PEERS]; /* ids of the cluster's nodes, rising, `node` among them */
     size_t member_count;
     bool throwaway; /* matters only when the folder is made */
+    bool join;      /* the node is new in a running cluster; matters only when the folder is made */
 };
 
 struct data_dir {
@@ -37,6 +38,7 @@ struct data_dir {
     size_t member_count;           /* 0: a folder of format 1, which has no list */
     uint64_t store_id;             /* random at creation: tells a wiped folder from the old one */
     bool throwaway;                /* created with --throwaway */
+    bool joined;                   /* created for a node that joined a running cluster */
     bool created;                  /* this open made it */
     int lock_fd;
 };

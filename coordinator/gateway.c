@@ -136,7 +136,8 @@ void gateway_op(struct gateway *g, const struct tt_now *now, struct gateway_op *
         return;
     }
     if (op->deadline_ns == 0) {
-        op->deadline_ns = now->mono_ns + GATEWAY_OP_NS_DEFAULT;
+        op->deadline_ns =
+            now->mono_ns + (op->kind == GATEWAY_MOVE ? GATEWAY_MOVE_NS : GATEWAY_OP_NS_DEFAULT);
     }
     switch (op->kind) {
     case GATEWAY_READ:
@@ -177,6 +178,9 @@ void gateway_op(struct gateway *g, const struct tt_now *now, struct gateway_op *
     case GATEWAY_STATUS:
         admin_status(g, now, op);
         break;
+    case GATEWAY_MOVE:
+        admin_move(g, now, op);
+        break;
     }
 }
 
@@ -209,6 +213,7 @@ void job_end(struct job *j, const struct tt_now *now, span_status st, const stru
         copy = *err;
     }
     questions_drop(j);
+    nodes_job_gone(j);
     list_remove(&j->link);
     list_remove(&j->ids.link);
     heap_remove(&g->timers, &j->timer);
@@ -337,7 +342,16 @@ void gateway_learn(struct gateway *g, const struct tt_now *now, const struct ran
     if (!g->settings_asked && !g->closed && g->cfg.host.set != NULL) {
         g->settings_asked = true;
         admin_load_settings(g, now);
+        gateway_refresh_nodes(g, now);
     }
+}
+
+void gateway_set_nodes(struct gateway *g, const node_id *nodes, size_t count)
+{
+    REQUIRE(count <= LIMIT_PEERS);
+    memcpy(g->cfg.nodes, nodes, count * sizeof *nodes);
+    g->cfg.node_count = count;
+    router_set_node_count(g->router, count);
 }
 
 void gateway_close(struct gateway *g, const struct tt_now *now)

@@ -26,6 +26,7 @@
 #define SPAN_COORDINATOR_GATEWAY_H
 
 #include "base/metrics.h"
+#include "coordinator/node_table.h"
 #include "coordinator/route/txn_client.h"
 #include "shard/mailbox.h"
 #include "sql/kv.h"
@@ -33,9 +34,11 @@
 
 #define GATEWAY_TABLE_COUNTERS 1000
 #define GATEWAY_TABLE_SETTINGS 1001
+#define GATEWAY_TABLE_NODES    1002 /* index 0, key "table": the node table (node_table.h) */
 
 /* An operation without a deadline of its own gets this one: nothing hangs for ever. */
 #define GATEWAY_OP_NS_DEFAULT (10 * SEC_NS)
+#define GATEWAY_MOVE_NS       (120 * SEC_NS) /* a new replica gets all of the range's data */
 
 struct gateway;
 
@@ -56,6 +59,12 @@ struct gateway_host {
      * says which). */
     span_status (*set)(void *ctx, const struct tt_now *now, const char *name, const char *value,
                        struct span_error *err);
+    /* A node table as range 1 has it; older than what is in force: ignored. An error keeps it from
+     * being in force here: it is offered again. */
+    span_status (*nodes)(void *ctx, const struct tt_now *now, const struct node_table *t,
+                         struct span_error *err);
+    /* The table in force; version 0: the nodes this one was started with. */
+    void (*nodes_get)(void *ctx, struct node_table *out);
 };
 
 struct gateway_config {
@@ -85,6 +94,7 @@ enum gateway_op_kind {
     GATEWAY_SHOW,     /* op->u.show */
     GATEWAY_SET,      /* op->u.set */
     GATEWAY_STATUS,   /* op->u.status */
+    GATEWAY_MOVE,     /* op->u.move */
 };
 
 /* One operation. The caller owns it and everything it points to, and does not touch it between the
@@ -119,6 +129,12 @@ struct gateway_op {
             range_id range;
             node_id node;
         } transfer;
+
+        struct {
+            range_id range;
+            node_id add; /* either may be 0 */
+            node_id remove;
+        } move;
 
         struct {
             enum kv_show what;
@@ -169,6 +185,11 @@ void gateway_peer_up(struct gateway *g, const struct tt_now *now, node_id node);
 /* What the own store knows of ranges and their leaders. */
 void gateway_learn(struct gateway *g, const struct tt_now *now, const struct range_descriptor *all,
                    size_t count);
+
+/* Other nodes than before: whom questions go to. */
+void gateway_set_nodes(struct gateway *g, const node_id *nodes, size_t count);
+/* There may be a newer node table in range 1: reads it, at most twice a second. */
+void gateway_refresh_nodes(struct gateway *g, const struct tt_now *now);
 
 /* For tests and SHOW: open transactions with locks, requests under way, operations under way. */
 struct gateway_stats {

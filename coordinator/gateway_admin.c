@@ -17,8 +17,8 @@
 #define SETTINGS_AGAIN_NS SEC_NS
 #define SET_PATIENCE_NS   (3 * SEC_NS)
 
-static void again(struct job *j, const struct tt_now *now,
-                  void (*wake)(struct job *j, const struct tt_now *now))
+void job_again(struct job *j, const struct tt_now *now,
+               void (*wake)(struct job *j, const struct tt_now *now))
 {
     j->backoff_ns = j->backoff_ns == 0 ? RETRY_MIN_NS : j->backoff_ns * 2;
     if (j->backoff_ns > RETRY_MAX_NS) {
@@ -28,7 +28,7 @@ static void again(struct job *j, const struct tt_now *now,
     heap_insert(&j->g->timers, &j->timer, now->mono_ns + j->backoff_ns);
 }
 
-static void system_key(struct buf *out, uint32_t table, uint16_t index)
+void gateway_system_key(struct buf *out, uint32_t table, uint16_t index)
 {
     buf_clear(out);
     enc_u8(out, KEY_TABLE_PREFIX);
@@ -49,8 +49,8 @@ static void system_key_u32(struct buf *out, uint32_t v)
 /* ---- a transaction of the gateway's own that changes one row: read it with an X lock, write it,
  * commit ---- */
 
-static void row_read(struct job *j, const struct tt_now *now,
-                     void (*done)(struct txn_read *r, const struct tt_now *now))
+void job_row_read(struct job *j, const struct tt_now *now,
+                  void (*done)(struct txn_read *r, const struct tt_now *now))
 {
     j->txn = gateway_txn(j->g, now);
     j->key_slice = buf_slice(&j->key);
@@ -64,8 +64,8 @@ static void row_read(struct job *j, const struct tt_now *now,
     txn_read_start(j->g->clients, now, &j->txn, &j->read);
 }
 
-static void row_commit(struct job *j, const struct tt_now *now,
-                       void (*done)(struct txn_commit *c, const struct tt_now *now))
+void job_row_commit(struct job *j, const struct tt_now *now,
+                    void (*done)(struct txn_commit *c, const struct tt_now *now))
 {
     j->write = (struct txn_write){.key = buf_slice(&j->key), .value = buf_slice(&j->value)};
     j->commit = (struct txn_commit){.writes = &j->write,
@@ -165,8 +165,8 @@ static void refill_failed(struct job *j, const struct tt_now *now, span_status s
         refill_end(j, now, st);
         return;
     }
-    again(j, now,
-          refill_start); /* numbers lost with an unknown outcome are a gap, which is normal */
+    job_again(j, now,
+              refill_start); /* numbers lost with an unknown outcome are a gap, which is normal */
 }
 
 static void refill_committed(struct txn_commit *k, const struct tt_now *now)
@@ -226,7 +226,7 @@ static void refill_read(struct txn_read *r, const struct tt_now *now)
     j->size = count;
     buf_clear(&j->value);
     enc_u64(&j->value, next + count);
-    row_commit(j, now, refill_committed);
+    job_row_commit(j, now, refill_committed);
 }
 
 static void refill_start(struct job *j, const struct tt_now *now)
@@ -243,10 +243,10 @@ static void refill_start(struct job *j, const struct tt_now *now)
         refill_end(j, now, SPAN_UNAVAILABLE);
         return;
     }
-    system_key(&j->key, GATEWAY_TABLE_COUNTERS, c->id >= COUNTER_RANGES ? 1 : 0);
+    gateway_system_key(&j->key, GATEWAY_TABLE_COUNTERS, c->id >= COUNTER_RANGES ? 1 : 0);
     system_key_u32(&j->key, c->id >= COUNTER_RANGES ? (uint32_t)(c->id - COUNTER_RANGES) + 1
                                                     : (uint32_t)c->id);
-    row_read(j, now, refill_read);
+    job_row_read(j, now, refill_read);
 }
 
 static void want_ids(struct gateway *g, const struct tt_now *now, struct counter *c,
@@ -336,12 +336,12 @@ static void split_done(struct route_request *rr, const struct tt_now *now, span_
     }
     if (st == SPAN_EXISTS) {
         j->id = 0; /* another range has the number: the next one */
-        again(j, now, split_ids);
+        job_again(j, now, split_ids);
         return;
     }
     bool hopeful = resp != NULL && span_status_kind(st) == SPAN_KIND_RETRY;
     if (hopeful && now->mono_ns < j->deadline_ns) {
-        again(j, now, split_send); /* transactions in flight, a hand-over */
+        job_again(j, now, split_send); /* transactions in flight, a hand-over */
         return;
     }
     struct span_error err;
@@ -427,7 +427,7 @@ static void transfer_done(struct route_request *rr, const struct tt_now *now, sp
     }
     bool hopeful = st == SPAN_OK || (resp != NULL && span_status_kind(st) == SPAN_KIND_RETRY);
     if (hopeful && now->mono_ns < j->deadline_ns) {
-        again(j, now, transfer_send); /* asked until the new leader itself answers */
+        job_again(j, now, transfer_send); /* asked until the new leader itself answers */
         return;
     }
     struct span_error err;
@@ -462,6 +462,80 @@ void admin_transfer(struct gateway *g, const struct tt_now *now, struct gateway_
     }
     struct job *j = job_new(g, JOB_TRANSFER, op, op->deadline_ns);
     transfer_send(j, now);
+}
+
+/* ---- members of one range ---- */
+
+static void move_build(struct route_request *rr, struct range_request *q)
+{
+    const struct job *j = LIST_ENTRY(rr, struct job, rr);
+    q->op = OP_MEMBERS;
+    q->new_range = RANGE_MEMBERS(j->op->u.move.add, j->op->u.move.remove);
+}
+
+static void move_send(struct job *j, const struct tt_now *now);
+
+static void move_done(struct route_request *rr, const struct tt_now *now, span_status st,
+                      const struct range_response *resp)
+{
+    struct job *j = LIST_ENTRY(rr, struct job, rr);
+    if (resp != NULL) {
+        router_learn(j->g->router, now, resp->descriptors, resp->descriptor_count, false);
+    }
+    if (st == SPAN_OK) {
+        job_end(j, now, SPAN_OK, NULL);
+        return;
+    }
+    if (resp != NULL && span_status_kind(st) == SPAN_KIND_RETRY && now->mono_ns < j->deadline_ns) {
+        job_again(j, now, move_send); /* a hand-over, a split, another change */
+        return;
+    }
+    struct span_error err;
+    (void)span_fail(&err, st, "the members of range %llu were not changed: %.*s",
+                    (unsigned long long)j->op->u.move.range,
+                    resp == NULL || resp->text.size == 0 ? (int)strlen(span_status_text(st))
+                                                         : (int)resp->text.size,
+                    resp == NULL || resp->text.size == 0 ? span_status_text(st)
+                                                         : (const char *)resp->text.data);
+    job_end(j, now, st, &err);
+}
+
+static void move_send(struct job *j, const struct tt_now *now)
+{
+    j->rr = (struct route_request){
+        .range = j->op->u.move.range,
+        .deadline_ns = j->deadline_ns,
+        .build = move_build,
+        .done = move_done,
+        .steady = true,
+    };
+    route_send(j->g->router, now, &j->rr);
+}
+
+static bool is_node(const struct gateway *g, node_id node)
+{
+    bool found = node == 0;
+    for (size_t i = 0; i < g->cfg.node_count; i++) {
+        found = found || g->cfg.nodes[i] == node;
+    }
+    return found;
+}
+
+void admin_move(struct gateway *g, const struct tt_now *now, struct gateway_op *op)
+{
+    struct span_error err = {0};
+    if (directory_by_id(&g->dir, op->u.move.range) == NULL) {
+        (void)span_fail(&err, SPAN_NOT_FOUND, "there is no range %llu",
+                        (unsigned long long)op->u.move.range);
+    } else if (!is_node(g, op->u.move.add)) {
+        (void)span_fail(&err, SPAN_NOT_FOUND, "there is no node %u", op->u.move.add);
+    }
+    if (err.code != SPAN_OK) {
+        op_complete(g, op, err.code, &err);
+        return;
+    }
+    struct job *j = job_new(g, JOB_MOVE, op, op->deadline_ns);
+    move_send(j, now);
 }
 
 /* ---- status ---- */
@@ -523,7 +597,7 @@ static void set_read(struct txn_read *r, const struct tt_now *now)
         job_end(j, now, st, r->status != SPAN_OK ? &err : NULL);
         return;
     }
-    row_commit(j, now, set_committed);
+    job_row_commit(j, now, set_committed);
 }
 
 /* Every node has it in force, or the setting is refused with the name of one that has not (rule
@@ -544,11 +618,11 @@ static void set_applied(struct job *j, const struct tt_now *now)
         job_end(j, now, err.code, &err);
         return;
     }
-    system_key(&j->key, GATEWAY_TABLE_SETTINGS, 0);
+    gateway_system_key(&j->key, GATEWAY_TABLE_SETTINGS, 0);
     buf_append_str(&j->key, j->op->u.set.name);
     buf_clear(&j->value);
     buf_append_str(&j->value, j->op->u.set.value);
-    row_read(j, now, set_read);
+    job_row_read(j, now, set_read);
 }
 
 void admin_set(struct gateway *g, const struct tt_now *now, struct gateway_op *op)
@@ -556,6 +630,10 @@ void admin_set(struct gateway *g, const struct tt_now *now, struct gateway_op *o
     struct span_error err = {0};
     const char *name = op->u.set.name;
     span_status st = SPAN_UNSUPPORTED;
+    if (node_table_is_change(name)) {
+        admin_change_nodes(g, now, op);
+        return;
+    }
     if (name[0] == '\0' || strchr(name, '=') != NULL || strlen(name) > 255 ||
         strlen(op->u.set.value) > LIMIT_KEY_BYTES) {
         st = span_fail(&err, SPAN_INVALID, "not a setting's name: %.100s", name);
@@ -613,8 +691,8 @@ static void settings_read(struct txn_read *r, const struct tt_now *now)
 
 static void settings_start(struct job *j, const struct tt_now *now)
 {
-    system_key(&j->key, GATEWAY_TABLE_SETTINGS, 0);
-    system_key(&j->value, GATEWAY_TABLE_SETTINGS, 1);
+    gateway_system_key(&j->key, GATEWAY_TABLE_SETTINGS, 0);
+    gateway_system_key(&j->value, GATEWAY_TABLE_SETTINGS, 1);
     j->size = j->key.size;
     j->read.start = buf_slice(&j->key);
     j->read.end = buf_slice(&j->value);

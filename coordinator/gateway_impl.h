@@ -35,6 +35,8 @@ enum job_kind {
     JOB_SET,
     JOB_SETTINGS, /* start: stored settings are applied on this node */
     JOB_STATUS,
+    JOB_MOVE,
+    JOB_NODES, /* reads the node table, or changes it */
 };
 
 /* One operation that takes more than one step. */
@@ -92,6 +94,8 @@ struct gateway {
     uint64_t next_question;
     uint32_t next_seq; /* of internal transactions */
     bool settings_asked;
+    struct job *nodes_read; /* the node table is being read; NULL: not */
+    uint64_t nodes_read_ns;
     uint64_t bad_messages;
 };
 
@@ -114,7 +118,22 @@ void admin_transfer(struct gateway *g, const struct tt_now *now, struct gateway_
 void admin_status(struct gateway *g, const struct tt_now *now, struct gateway_op *op);
 void admin_set(struct gateway *g, const struct tt_now *now, struct gateway_op *op);
 void admin_load_settings(struct gateway *g, const struct tt_now *now);
+void admin_move(struct gateway *g, const struct tt_now *now, struct gateway_op *op);
 void counters_free(struct gateway *g);
+void job_again(struct job *j, const struct tt_now *now,
+               void (*wake)(struct job *j, const struct tt_now *now));
+/* The key of row 0 bytes long in a system table; more is appended. */
+void gateway_system_key(struct buf *out, uint32_t table, uint16_t index);
+/* A transaction of the gateway's own that changes the row j->key: read with an X lock, then commit
+ * of j->value. */
+void job_row_read(struct job *j, const struct tt_now *now,
+                  void (*done)(struct txn_read *r, const struct tt_now *now));
+void job_row_commit(struct job *j, const struct tt_now *now,
+                    void (*done)(struct txn_commit *c, const struct tt_now *now));
+
+/* gateway_nodes.c */
+void admin_change_nodes(struct gateway *g, const struct tt_now *now, struct gateway_op *op);
+void nodes_job_gone(struct job *j); /* before a job of JOB_NODES is freed */
 
 /* gateway_show.c */
 void show_start(struct gateway *g, const struct tt_now *now, struct gateway_op *op);

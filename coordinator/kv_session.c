@@ -803,6 +803,16 @@ static span_status kv_transfer_leader(struct kv *kv, uint64_t range, uint32_t no
     return admin(s, GATEWAY_TRANSFER, err);
 }
 
+static span_status kv_move_replica(struct kv *kv, uint64_t range, uint32_t add, uint32_t remove,
+                                   struct span_error *err)
+{
+    struct kv_ses *s = ses_of(kv);
+    s->op->g.u.move.range = range;
+    s->op->g.u.move.add = add;
+    s->op->g.u.move.remove = remove;
+    return admin(s, GATEWAY_MOVE, err);
+}
+
 static span_status kv_show(struct kv *kv, enum kv_show what, struct kv_table *out,
                            struct span_error *err)
 {
@@ -932,6 +942,7 @@ static const struct kv_ops session_ops = {
     .clear_cancel = kv_clear_cancel,
     .split_at = kv_split_at,
     .transfer_leader = kv_transfer_leader,
+    .move_replica = kv_move_replica,
     .show = kv_show,
     .txn_status = kv_txn_status,
     .set_cluster = kv_set_cluster,

@@ -18,9 +18,10 @@ static const struct command commands[] = {
     {"sql", "SQL shell", "spanlite sql -c 'SHOW RANGES'", shell_main},
     {"workload", "bank transfers with invariants checked",
      "spanlite workload bank run --seconds 10", workload_main},
-    {"node", "nodes of a running cluster", "spanlite node status", cmd_node_main},
-    {"range", "ranges of a running cluster: list, split, transfer-leader", "spanlite range list",
-     cmd_range_main},
+    {"node", "nodes of a running cluster: status, add, drain, decommission", "spanlite node status",
+     cmd_node_main},
+    {"range", "ranges of a running cluster: list, split, move, transfer-leader",
+     "spanlite range list", cmd_range_main},
     {"sim", "deterministic simulation: whole clusters with faults, on virtual time",
      "spanlite sim --seed 1 --seeds 100", sim_main},
 };

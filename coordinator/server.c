@@ -83,6 +83,7 @@ static void guest_turn_begin(void *ctx, const struct tt_now *now)
         size_t n = store_descriptors(store, &s->learn_arena, &all);
         gateway_learn(s->gateway, now, all, n);
     }
+    server_nodes_look(s, now);
 }
 
 static struct buf *gateway_out(void *ctx, node_id to, unsigned cls)
@@ -210,6 +211,7 @@ static span_status start_node(struct server *s, struct span_error *err)
         .store_id = s->data.store_id,
         .dir = s->data.path,
         .created = s->data.created,
+        .join = s->data.joined,
         .listen_url = s->peer_url,
         .source = s->options.bind,
         .peers = peers,
@@ -239,12 +241,23 @@ static span_status start_gateway(struct server *s, struct span_error *err)
         .metrics = s->metrics,
         .out_ctx = s,
         .out = gateway_out,
-        .host = {.ctx = s, .show = server_show, .set = server_set},
+        .host = {.ctx = s,
+                 .show = server_show,
+                 .set = server_set,
+                 .nodes = server_nodes_apply,
+                 .nodes_get = server_nodes_get},
     };
     for (size_t i = 0; i < s->options.peer_count; i++) {
         gc.nodes[i] = s->options.peers[i].id;
     }
     s->gateway = gateway_new(&gc);
+    if (s->nodes.version > 0) {
+        struct store_nodes nodes;
+        struct tt_now now;
+        clock_now(s->clock, &now);
+        node_table_to_store(&s->nodes, &nodes);
+        store_set_nodes(node_store(s->node), &now, &nodes);
+    }
     struct kv_env_options ko = {.node = s->options.id,
                                 .seed = rng_os_u64(),
                                 .now = session_now,
@@ -333,14 +346,38 @@ static void server_destroy(struct server *s)
 
 static span_status open_data(struct server *s, struct span_error *err)
 {
+    span_status st = server_nodes_open(s, err);
+    if (st != SPAN_OK) {
+        return st;
+    }
     struct data_dir_owner owner = {.cluster = s->options.cluster,
                                    .node = s->options.id,
                                    .member_count = s->options.peer_count,
-                                   .throwaway = s->options.throwaway};
+                                   .throwaway = s->options.throwaway,
+                                   .join = s->options.join};
     for (size_t i = 0; i < s->options.peer_count; i++) {
         owner.members[i] = s->options.peers[i].id; /* kept by id: rising */
     }
-    return data_dir_open(s->options.data_dir, &owner, &s->data, err);
+    if (s->nodes.version > 0) { /* checked against the table; the folder was made with others */
+        struct data_dir was;
+        st = data_dir_peek(s->options.data_dir, &was, err);
+        owner.member_count = was.member_count;
+        memcpy(owner.members, was.members, sizeof owner.members);
+        data_dir_close(&was);
+        if (st != SPAN_OK) {
+            return st == SPAN_NOT_FOUND
+                       ? span_fail(err, SPAN_CORRUPT, "%s has a NODES but no IDENTITY",
+                                   s->options.data_dir)
+                       : st;
+        }
+    }
+    st = data_dir_open(s->options.data_dir, &owner, &s->data, err);
+    if (st == SPAN_OK && s->options.join && !s->data.joined) {
+        st = span_fail(err, SPAN_INVALID,
+                       "--join is for a new node; data folder %s is one of the cluster's first",
+                       s->options.data_dir);
+    }
+    return st;
 }
 
 /* What the cluster was told before holds from the first moment on (rule B10). */

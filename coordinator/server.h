@@ -56,6 +56,7 @@ struct server_options {
     unsigned sessions_max;      /* client connections, then SQLSTATE 53300 */
     unsigned workers;           /* worker threads */
 
+    bool join;                    /* a new node of a running cluster (node add): no ranges yet */
     bool enable_faults;           /* fault hooks may be set through the HTTP port */
     bool throwaway;               /* mark a new data folder as throw-away (kept in it for good) */
     bool unsafe_skip_commit_wait; /* breaks external consistency on purpose; throw-away folders only

@@ -26,6 +26,7 @@ struct server {
     struct pg_listener *listener;
     struct http *http;
     struct arena learn_arena;
+    struct node_table nodes; /* in force; version 0: options.peers. Worker's thread once started */
     uint64_t learnt_version;
     uint64_t started_ns;
     char peer_url[256];
@@ -43,6 +44,16 @@ span_status server_show(void *ctx, const struct tt_now *now, enum kv_show what,
                         struct kv_table *out, struct span_error *err);
 span_status server_set(void *ctx, const struct tt_now *now, const char *name, const char *value,
                        struct span_error *err);
+
+/* server_nodes.c: the node table. At start: what the folder's NODES says of peers wins over
+ * options.peers, whose ids must be known. */
+SPAN_CHECKED span_status server_nodes_open(struct server *s, struct span_error *err);
+/* gateway_host functions. */
+span_status server_nodes_apply(void *ctx, const struct tt_now *now, const struct node_table *t,
+                               struct span_error *err);
+void server_nodes_get(void *ctx, struct node_table *out);
+/* A newer table somewhere is read. Each turn; cheap. */
+void server_nodes_look(struct server *s, const struct tt_now *now);
 
 extern const struct http_route server_routes[];
 

@@ -91,18 +91,15 @@ static span_status show_nodes(struct server *s, struct kv_table *out)
     (void)snprintf(uptime, sizeof uptime, "%llu",
                    (unsigned long long)((clock_os_mono_ns() - s->started_ns) / SEC_NS));
     (void)snprintf(store, sizeof store, "%016llx", (unsigned long long)s->data.store_id);
-    const char *row[] = {id,
-                         ns.unfit ? "slow-disk" : "live",
-                         a.peer,
-                         a.sql,
-                         a.http,
-                         ranges,
-                         leads,
-                         sessions,
-                         clock_state_text(ci.state),
-                         uptime,
-                         ns.wal_state,
-                         SPAN_VERSION,
+    const struct node_entry *e = node_table_find(&s->nodes, s->options.id);
+    const char *state = ns.unfit ? "slow-disk" : "live";
+    if (s->nodes.version > 0 && (e == NULL || e->state != STORE_NODE_ACTIVE)) {
+        state = e == NULL ? "removed" : node_state_name(e->state);
+    }
+    const char *row[] = {id,     state,        a.peer,
+                         a.sql,  a.http,       ranges,
+                         leads,  sessions,     clock_state_text(ci.state),
+                         uptime, ns.wal_state, SPAN_VERSION,
                          store};
     kv_table_init(out, sizeof row / sizeof *row, names, types);
     kv_table_add_row(out, row);

@@ -759,7 +759,10 @@ static span_status recover(struct node *n, struct span_error *err)
     }
     struct tt_now now;
     clock_now(n->cfg.clock, &now);
-    if (st == SPAN_OK && !store_restore_found(n->store)) {
+    if (n->cfg.join) {
+        store_join(n->store);
+    }
+    if (st == SPAN_OK && !n->cfg.join && !store_restore_found(n->store)) {
         /* An empty log: a new store, or one whose very first record was never written. Files
          * without a log are another thing: the log was taken away, and with it what this node
          * promised. */
@@ -788,8 +791,11 @@ static span_status open_transport(struct node *n, struct span_error *err)
     size_t count = 0;
     for (size_t i = 0; i < n->cfg.peer_count; i++) {
         if (n->cfg.peers[i].node != n->cfg.self) {
-            peers[count++] = (struct transport_peer_config){.node = n->cfg.peers[i].node,
-                                                            .url = n->cfg.peers[i].url};
+            /* Rule F2: also what an earlier process met counts. */
+            peers[count++] =
+                (struct transport_peer_config){.node = n->cfg.peers[i].node,
+                                               .url = n->cfg.peers[i].url,
+                                               .store_id = n->peer_stores[n->cfg.peers[i].node]};
         }
     }
     struct transport_config tc = {
@@ -834,6 +840,31 @@ static void drop_items(struct node *n)
         store_flush_abandon(n->store, f->range, f->job);
         span_free(f);
     }
+}
+
+span_status node_add_peer(struct node *n, node_id id, const char *url, struct span_error *err)
+{
+    for (size_t i = 0; i < n->peer_count; i++) {
+        if (n->peers[i].node == id) {
+            return SPAN_OK;
+        }
+    }
+    if (id == n->cfg.self) {
+        return SPAN_OK;
+    }
+    if (n->peer_count + 1 >= LIMIT_PEERS) {
+        return span_fail(err, SPAN_TOO_LARGE, "at most %d nodes", LIMIT_PEERS);
+    }
+    if (n->transport != NULL) {
+        struct transport_peer_config pc = {
+            .node = id, .url = url, .store_id = id <= LIMIT_PEERS ? n->peer_stores[id] : 0};
+        span_status st = transport_peer_add(n->transport, &pc, err);
+        if (st != SPAN_OK) {
+            return st;
+        }
+    }
+    n->peers[n->peer_count++].node = id;
+    return SPAN_OK;
 }
 
 /* The caller's list is gone when the transport is opened, in node_start. */

@@ -48,6 +48,7 @@ struct node_config {
     uint64_t store_id;
     const char *dir; /* the node's data folder: wal/ and ranges/ are made in it */
     bool created;    /* the folder was made just now */
+    bool join;       /* the node joins a running cluster: it begins without ranges */
     const char *listen_url;
     const char *source; /* address of outgoing connections; NULL: any */
     const struct node_peer
@@ -79,6 +80,10 @@ struct store *node_store(struct node *n); /* worker's thread only, once started 
 uint64_t node_incarnation(const struct node *n);
 /* Outbox of the turn towards a node (own node: the store's local queue). Worker's thread only. */
 struct buf *node_out(struct node *n, node_id to, enum store_class cls);
+
+/* One more peer, from now on; nothing if it is known. Worker's thread (or before node_start). */
+SPAN_CHECKED span_status node_add_peer(struct node *n, node_id id, const char *url,
+                                       struct span_error *err);
 
 /* Any thread. The item goes to guest.op in the worker. CLOSED: stays the caller's. */
 SPAN_CHECKED span_status node_post(struct node *n, struct mailbox_item *item);

@@ -6,6 +6,7 @@
 #include "sql/run.h"
 #include "sql/show.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -361,40 +362,81 @@ static bool outside(struct sql_session *s, const char *what)
     return false;
 }
 
-/* ALTER RANGE n TRANSFER LEADER TO node */
-static bool alter_range(struct sql_session *s, const struct sql_stmt *st, struct run_out *out)
+/* A number at token *i, which moves on; "NODE" before it is allowed. False: none. */
+static bool take_number(struct sql_session *s, size_t *i, unsigned long long *out)
+{
+    struct buf text = {0};
+    char *end = NULL;
+    *i += sql_token_is(&s->tokens, *i, "NODE") ? 1 : 0;
+    sql_token_name(&s->tokens, *i, &text);
+    *out = strtoull(buf_cstr(&text), &end, 10);
+    bool ok =
+        text.size > 0 && text.size < 12 && *end == '\0' && isdigit((unsigned char)text.data[0]);
+    buf_deinit(&text);
+    (*i)++;
+    return ok;
+}
+
+/* What ALTER RANGE is to do with nodes. */
+struct range_change {
+    bool transfer;
+    unsigned long long to;   /* new leader, or new replica; 0: none */
+    unsigned long long from; /* replica that goes; 0: none */
+};
+
+static bool range_change(struct sql_session *s, size_t i, size_t last, struct range_change *c)
 {
     const struct sql_tokens *t = &s->tokens;
-    struct span_error err = {0};
-    size_t i = st->first + 2;
-    struct buf a = {0};
-    struct buf b = {0};
-    sql_token_name(t, i, &a);
-    bool ok = sql_token_is(t, i + 1, "TRANSFER") &&
-              (sql_token_is(t, i + 2, "LEADER") || sql_token_is(t, i + 2, "LEASE")) &&
-              sql_token_is(t, i + 3, "TO");
-    size_t node = i + 4;
-    node += sql_token_is(t, node, "NODE") ? 1 : 0;
-    sql_token_name(t, node, &b);
-    char *end_a = NULL;
-    char *end_b = NULL;
-    unsigned long long range = strtoull(buf_cstr(&a), &end_a, 10);
-    unsigned long to = strtoul(buf_cstr(&b), &end_b, 10);
-    if (!ok || node + 1 != st->last || *end_a != '\0' || *end_b != '\0' || a.size == 0 ||
-        b.size == 0) {
-        sql_error_set(&s->err, "42601", "syntax error");
-        sql_error_hint(&s->err, "ALTER RANGE n TRANSFER LEADER TO node");
-        ok = false;
-    } else {
-        ok = outside(s, "ALTER RANGE");
-        if (ok) {
-            span_status rs = s->kv->ops->transfer_leader(s->kv, range, (uint32_t)to, &err);
-            ok = rs == SPAN_OK ? done(out, "ALTER RANGE") : session_fail(s, rs, &err);
-        }
+    bool ok = false;
+    if (sql_token_is(t, i, "TRANSFER") &&
+        (sql_token_is(t, i + 1, "LEADER") || sql_token_is(t, i + 1, "LEASE")) &&
+        sql_token_is(t, i + 2, "TO")) {
+        i += 3;
+        c->transfer = true;
+        ok = take_number(s, &i, &c->to);
+    } else if (sql_token_is(t, i, "MOVE") && sql_token_is(t, i + 1, "FROM")) {
+        i += 2;
+        ok = take_number(s, &i, &c->from) && sql_token_is(t, i, "TO");
+        i++;
+        ok = ok && take_number(s, &i, &c->to);
+    } else if (sql_token_is(t, i, "ADD") && sql_token_is(t, i + 1, "REPLICA") &&
+               sql_token_is(t, i + 2, "ON")) {
+        i += 3;
+        ok = take_number(s, &i, &c->to);
+    } else if (sql_token_is(t, i, "REMOVE") && sql_token_is(t, i + 1, "REPLICA") &&
+               (sql_token_is(t, i + 2, "FROM") || sql_token_is(t, i + 2, "ON"))) {
+        i += 3;
+        ok = take_number(s, &i, &c->from);
     }
-    buf_deinit(&a);
-    buf_deinit(&b);
-    return ok;
+    return ok && i == last && c->to <= UINT32_MAX && c->from <= UINT32_MAX;
+}
+
+/* ALTER RANGE n TRANSFER LEADER TO node | MOVE FROM node TO node | ADD REPLICA ON node | REMOVE
+ * REPLICA FROM node */
+static bool alter_range(struct sql_session *s, const struct sql_stmt *st, struct run_out *out)
+{
+    struct span_error err = {0};
+    struct range_change c = {0};
+    unsigned long long range = 0;
+    size_t i = st->first + 2;
+    bool ok = take_number(s, &i, &range);
+    if (ok && sql_token_is(&s->tokens, i, "MERGE")) {
+        return refuse(s, "ranges cannot be merged yet", "Small ranges cost little; leave them.");
+    }
+    if (!ok || !range_change(s, i, st->last, &c)) {
+        sql_error_set(&s->err, "42601", "syntax error");
+        sql_error_hint(&s->err,
+                       "ALTER RANGE n TRANSFER LEADER TO node, MOVE FROM node TO node, ADD "
+                       "REPLICA ON node, or REMOVE REPLICA FROM node");
+        return false;
+    }
+    if (!outside(s, "ALTER RANGE")) {
+        return false;
+    }
+    span_status rs =
+        c.transfer ? s->kv->ops->transfer_leader(s->kv, range, (uint32_t)c.to, &err)
+                   : s->kv->ops->move_replica(s->kv, range, (uint32_t)c.to, (uint32_t)c.from, &err);
+    return rs == SPAN_OK ? done(out, "ALTER RANGE") : session_fail(s, rs, &err);
 }
 
 static bool cmd_alter(struct sql_session *s, const struct sql_stmt *st, struct run_out *out)

@@ -69,6 +69,11 @@ const struct router_config *router_cfg(const struct router *r)
     return &r->cfg;
 }
 
+void router_set_node_count(struct router *r, size_t count)
+{
+    r->cfg.node_count = count;
+}
+
 size_t router_count(const struct router *r)
 {
     return r->by_id.count;

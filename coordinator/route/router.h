@@ -121,6 +121,8 @@ void router_close(struct router *r, const struct tt_now *now);
  * answers are for router_learn. */
 void router_ask_ranges(struct router *r, const struct tt_now *now);
 
+/* config.nodes, which is the owner's array, has so many now. */
+void router_set_node_count(struct router *r, size_t count);
 size_t router_count(const struct router *r);
 /* The node to ask for the range, as the router would choose it; 0: range not known. */
 node_id router_leader_of(const struct router *r, struct slice key);

@@ -161,7 +161,9 @@ struct transport {
     nng_sockaddr source;
     struct timer *timer;
     struct transport_callbacks callbacks;
-    struct peer *peers[LIMIT_PEERS + 1]; /* by node id */
+    char *listen_url;
+    struct peer
+        *_Atomic peers[LIMIT_PEERS + 1]; /* by node id; added while it runs, never removed */
     atomic_bool ready;                   /* all links are open: deadlines may run */
     atomic_bool closing;
     struct timer_node tick;

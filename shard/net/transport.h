@@ -1,11 +1,11 @@
 /* Messages between nodes: the only module that knows nng.
  *
  * The transport moves opaque byte strings (concatenated messages, encoded by the caller) between
- * this node and its configured peers, over `tcp://`, `ipc://` or `inproc://` (`tls+tcp://` is
- * refused with UNSUPPORTED for now). Every peer has two links each way, CONTROL and BULK, so that a
- * snapshot chunk never delays a heartbeat. What is sent while a link has a send in flight goes out
- * together in its next frame (coalescing); the receiver gets the whole frame: messages must be
- * self-delimiting.
+ * this node and its peers (configured, or added by transport_peer_add), over `tcp://`, `ipc://` or
+ * `inproc://` (`tls+tcp://` is refused with UNSUPPORTED for now). Every peer has two links each
+ * way, CONTROL and BULK, so that a snapshot chunk never delays a heartbeat. What is sent while a
+ * link has a send in flight goes out together in its next frame (coalescing); the receiver gets the
+ * whole frame: messages must be self-delimiting.
  *
  * It promises: bytes arrive unchanged (CRC32C), in the order of the transport_send calls per (peer,
  * class), at most once, only from a peer that proved by HELLO to be of this cluster, under its
@@ -131,6 +131,12 @@ struct transport_config {
  * (an address in use: the text names it), IO. */
 SPAN_CHECKED span_status transport_open(const struct transport_config *cfg, struct transport **out,
                                         struct span_error *err);
+/* One more peer of a running transport: listens for it and starts dialling it. One thread at a
+ * time; not from a callback. Errors as transport_open's, then nothing has changed. A peer is never
+ * taken away while the transport lives. */
+SPAN_CHECKED span_status transport_peer_add(struct transport *t,
+                                            const struct transport_peer_config *cfg,
+                                            struct span_error *err);
 /* Stops everything; no callback runs after it returned. What was queued is lost. NULL is allowed.
  * Not from a callback. Frames handed out stay valid until their net_frame_unref. */
 void transport_close(struct transport *t);

@@ -103,9 +103,10 @@ static void peer_free(struct peer *p)
     span_free(p);
 }
 
-/* Checks one peer's configuration and makes it, with the addresses of its links. */
-static span_status peer_add(struct transport *t, const char *listen_url,
-                            const struct transport_peer_config *cfg, struct span_error *err)
+/* Checks one peer's configuration and makes it, with the addresses of its links; not yet in
+ * t->peers. */
+static span_status peer_make(struct transport *t, const struct transport_peer_config *cfg,
+                             struct peer **made, struct span_error *err)
 {
     if (cfg->node == 0 || cfg->node > LIMIT_PEERS) {
         return span_fail(err, SPAN_INVALID, "peer id %u: must be 1..%d", cfg->node, LIMIT_PEERS);
@@ -120,19 +121,21 @@ static span_status peer_add(struct transport *t, const char *listen_url,
         return span_fail(err, SPAN_INVALID, "peer %u has no address", cfg->node);
     }
     struct peer *p = peer_new(t, cfg);
-    t->peers[cfg->node] = p;
     for (unsigned c = 0; c < NET_CLASS_COUNT; c++) {
         struct link *out = &p->links[NET_OUT][c];
         struct link *in = &p->links[NET_IN][c];
         span_status st =
             url_of_link(cfg->url, t->node, (enum net_class)c, out->url, &out->scheme, err);
         if (st == SPAN_OK) {
-            st = url_of_link(listen_url, cfg->node, (enum net_class)c, in->url, &in->scheme, err);
+            st =
+                url_of_link(t->listen_url, cfg->node, (enum net_class)c, in->url, &in->scheme, err);
         }
         if (st != SPAN_OK) {
+            peer_free(p);
             return st;
         }
     }
+    *made = p;
     return SPAN_OK;
 }
 
@@ -154,21 +157,26 @@ static span_status config_check(const struct transport_config *cfg, struct span_
     return url_of_link(cfg->listen_url, cfg->node, NET_CONTROL, url, &scheme, err);
 }
 
-static span_status links_open(struct transport *t, struct span_error *err)
+static span_status peer_open(struct peer *p, struct span_error *err)
 {
-    for (uint32_t node = 1; node <= LIMIT_PEERS; node++) {
-        struct peer *p = t->peers[node];
-        for (unsigned c = 0; p != NULL && c < NET_CLASS_COUNT; c++) {
-            span_status st = link_open(&p->links[NET_IN][c], err);
-            if (st == SPAN_OK) {
-                st = link_open(&p->links[NET_OUT][c], err);
-            }
-            if (st != SPAN_OK) {
-                return st;
-            }
+    for (unsigned c = 0; c < NET_CLASS_COUNT; c++) {
+        span_status st = link_open(&p->links[NET_IN][c], err);
+        if (st == SPAN_OK) {
+            st = link_open(&p->links[NET_OUT][c], err);
+        }
+        if (st != SPAN_OK) {
+            return st;
         }
     }
     return SPAN_OK;
+}
+
+static void peer_close(struct peer *p)
+{
+    for (unsigned c = 0; c < NET_CLASS_COUNT; c++) {
+        link_close(&p->links[NET_OUT][c]);
+        link_close(&p->links[NET_IN][c]);
+    }
 }
 
 span_status transport_open(const struct transport_config *cfg, struct transport **out,
@@ -189,12 +197,17 @@ span_status transport_open(const struct transport_config *cfg, struct transport 
     (void)pthread_mutex_init(&t->fault_lock, NULL);
     rng_init(&t->fault_rng, cfg->fault_seed);
     list_init(&t->delayed);
+    t->listen_url = span_strdup(cfg->listen_url);
     st = parse_source(t, cfg->source, err);
     for (size_t i = 0; st == SPAN_OK && i < cfg->peer_count; i++) {
-        st = peer_add(t, cfg->listen_url, &cfg->peers[i], err);
+        struct peer *p = NULL;
+        st = peer_make(t, &cfg->peers[i], &p, err);
+        t->peers[cfg->peers[i].node] = st == SPAN_OK ? p : t->peers[cfg->peers[i].node];
     }
-    if (st == SPAN_OK) {
-        st = links_open(t, err);
+    for (uint32_t node = 1; st == SPAN_OK && node <= LIMIT_PEERS; node++) {
+        if (t->peers[node] != NULL) {
+            st = peer_open(t->peers[node], err);
+        }
     }
     if (st != SPAN_OK) {
         transport_close(t);
@@ -202,6 +215,25 @@ span_status transport_open(const struct transport_config *cfg, struct transport 
     }
     *out = t;
     atomic_store(&t->ready, true);
+    transport_kick(t);
+    return SPAN_OK;
+}
+
+span_status transport_peer_add(struct transport *t, const struct transport_peer_config *cfg,
+                               struct span_error *err)
+{
+    struct peer *p = NULL;
+    span_status st = peer_make(t, cfg, &p, err);
+    if (st != SPAN_OK) {
+        return st;
+    }
+    st = peer_open(p, err);
+    if (st != SPAN_OK) {
+        peer_close(p);
+        peer_free(p);
+        return st;
+    }
+    t->peers[cfg->node] = p;
     transport_kick(t);
     return SPAN_OK;
 }
@@ -215,9 +247,8 @@ void transport_close(struct transport *t)
     (void)timer_cancel(t->timer, &t->tick);
     delayed_clear(t);
     for (uint32_t node = 1; node <= LIMIT_PEERS; node++) {
-        for (unsigned c = 0; t->peers[node] != NULL && c < NET_CLASS_COUNT; c++) {
-            link_close(&t->peers[node]->links[NET_OUT][c]);
-            link_close(&t->peers[node]->links[NET_IN][c]);
+        if (t->peers[node] != NULL) {
+            peer_close(t->peers[node]);
         }
     }
     /* A link's callback may have kicked before it saw `closing`. */
@@ -228,6 +259,7 @@ void transport_close(struct transport *t)
         }
     }
     (void)pthread_mutex_destroy(&t->fault_lock);
+    span_free(t->listen_url);
     span_free(t);
 }
 

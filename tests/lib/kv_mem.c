@@ -871,6 +871,13 @@ static span_status mem_transfer_leader(struct kv *kv, uint64_t range, uint32_t n
     return range == 0 ? span_fail(err, SPAN_NOT_FOUND, "no range 0") : SPAN_OK;
 }
 
+static span_status mem_move_replica(struct kv *kv, uint64_t range, uint32_t add, uint32_t remove,
+                                    struct span_error *err)
+{
+    (void)kv;
+    return range == 0 || add == remove ? span_fail(err, SPAN_NOT_FOUND, "no such change") : SPAN_OK;
+}
+
 static void hex(const struct buf *b, struct buf *out)
 {
     buf_clear(out);
@@ -975,6 +982,7 @@ static const struct kv_ops mem_ops = {
     .clear_cancel = mem_clear_cancel,
     .split_at = mem_split_at,
     .transfer_leader = mem_transfer_leader,
+    .move_replica = mem_move_replica,
     .show = mem_show,
     .txn_status = mem_txn_status,
     .set_cluster = mem_set_cluster,
