@@ -216,7 +216,7 @@ static int run_decommission(struct config *c)
         st = exec_set(&conn, config_text(c, "url"), "node.decommission", node, &err);
     }
     if (st == SPAN_OK) {
-        st = wait_empty(&conn, config_text(c, "url"), node, config_int(c, "wait"), &err);
+        st = wait_empty(&conn, config_text(c, "url"), node, (int64_t)config_uint(c, "wait"), &err);
     }
     if (st == SPAN_OK) {
         st = exec_set(&conn, config_text(c, "url"), "node.remove", node, &err);

@@ -205,9 +205,10 @@ static bool take_line(struct node_table *t, const char *line)
         node_table_find(t, id) != NULL || node_table_add(t, id, url, NULL) != SPAN_OK) {
         return false;
     }
-    for (unsigned i = 0; i < STATE_COUNT; i++) {
+    struct node_entry *e = node_table_find(t, id);
+    for (unsigned i = 0; i < STATE_COUNT && e != NULL; i++) {
         if (strcmp(state, state_names[i]) == 0) {
-            node_table_find(t, id)->state = (enum store_node_state)i;
+            e->state = (enum store_node_state)i;
             return true;
         }
     }
