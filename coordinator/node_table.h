@@ -10,7 +10,7 @@
 
 #include "base/buf.h"
 #include "base/limits.h"
-#include "shard/range/store.h"
+#include "shard/node.h"
 
 #define NODE_URL_BYTES 200
 
