@@ -3,6 +3,7 @@
 #include "coordinator/command.h"
 #include "deploy/workload/workload.h"
 #include "sql/shell/shell.h"
+#include "tests/check/cmd_check.h"
 #include "tests/sim/sim.h"
 
 static int demo_main(int argc, char **argv)
@@ -18,6 +19,8 @@ static const struct command commands[] = {
     {"sql", "SQL shell", "spanlite sql -c 'SHOW RANGES'", shell_main},
     {"workload", "bank transfers with invariants checked",
      "spanlite workload bank run --seconds 10", workload_main},
+    {"check", "is a recorded history strictly serializable?", "spanlite check history.jsonl",
+     cmd_check_main},
     {"node", "nodes of a running cluster: status, add, drain, decommission", "spanlite node status",
      cmd_node_main},
     {"range", "ranges of a running cluster: list, split, move, transfer-leader",
