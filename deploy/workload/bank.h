@@ -33,7 +33,9 @@ struct bank_options {
     unsigned audit_ms; /* pause between audits; 0: none */
     unsigned timeout_ms;
     uint64_t seed;
-    const char *acks; /* file to append to (run), to compare with (check); NULL: none */
+    const char *acks;    /* file to append to (run), to compare with (check); NULL: none */
+    const char *history; /* run: file for `spanlite check`; NULL: none */
+    uint64_t keys;       /* register and append (history_run.h) */
 };
 
 /* Exit codes of workload_main: 0 all held, 1 something did not, 2 no connection. */

@@ -36,6 +36,7 @@ void bank_client_deinit(struct bank_client *c)
     heap_remove(&c->s->timers, &c->timer);
     PQfinish(c->conn);
     c->conn = NULL;
+    buf_deinit(&c->record.ops);
 }
 
 static bool is_finished(const struct bank_shared *s)
@@ -44,8 +45,11 @@ static bool is_finished(const struct bank_shared *s)
            (s->o->transfers_max != 0 && s->committed + s->declined >= s->o->transfers_max);
 }
 
+static void record_stamp(struct bank_client *c, uint64_t ts);
+
 static void go_done(struct bank_client *c)
 {
+    record_stamp(c, 0);
     if (c->state != BANK_DONE) {
         c->state = BANK_DONE;
         c->s->active--;
@@ -190,10 +194,60 @@ static void send_prepare(struct bank_client *c)
     begin_answer(c, BANK_PREPARING, PQsendPrepare(c->conn, p[0], p[1], 0, NULL));
 }
 
+/* The history (--history). */
+
+/* A transfer, as far as it is known. An acknowledged one waits in c->record for its timestamp. */
+static void record_transfer(struct bank_client *c, enum bank_told told)
+{
+    static const enum history_told as[] = {
+        [BANK_TOLD_DONE] = HISTORY_TOLD_OK,
+        [BANK_TOLD_NOT_DONE] = HISTORY_TOLD_FAIL,
+        [BANK_TOLD_UNKNOWN] = HISTORY_TOLD_UNKNOWN,
+    };
+    struct history_record *r = &c->record;
+    history_record_clear(r);
+    r->client = c->number;
+    r->start = c->attempt_at != 0 ? c->attempt_at : c->begun_at;
+    r->end = c->s->now;
+    r->told = as[told];
+    history_record_transfer(r, c->transfer.from, c->transfer.to, c->transfer.amount);
+    if (told == BANK_TOLD_DONE && c->txn_id[0] != '\0') {
+        memcpy(c->record_id, c->txn_id, sizeof(c->record_id));
+        c->has_record = true;
+    } else {
+        history_file_add(c->s->history, r);
+    }
+}
+
+static void record_stamp(struct bank_client *c, uint64_t ts)
+{
+    if (c->has_record) {
+        c->has_record = false;
+        c->record.ts = ts;
+        history_file_add(c->s->history, &c->record);
+    }
+}
+
+static void record_audit(struct bank_client *c)
+{
+    struct history_record *r = &c->record;
+    history_record_clear(r);
+    r->client = c->number;
+    r->start = c->audit_begun;
+    r->end = c->s->now;
+    r->told = HISTORY_TOLD_OK;
+    r->as_of = c->audit_stale;
+    history_record_value(r, "audit", c->audit_rows, c->audit_total);
+    history_file_add(c->s->history, r);
+}
+
 /* Transfers. */
 
 static void tell(struct bank_client *c, enum bank_told told)
 {
+    if (c->s->history != NULL) {
+        record_transfer(c, told);
+    }
     if (c->s->o->acks != NULL) {
         bank_told_encode(&c->transfer, told, &c->s->told);
     }
@@ -204,6 +258,7 @@ static void transfer_end(struct bank_client *c)
     c->has_transfer = false;
     c->need_status = false;
     c->txn_id[0] = '\0';
+    c->attempt_at = 0;
 }
 
 static void transfer_acknowledged(struct bank_client *c)
@@ -256,6 +311,7 @@ static void draw_transfer(struct bank_client *c)
 
 static void begin_transfer(struct bank_client *c)
 {
+    c->attempt_at = c->s->now;
     if (c->s->o->pipeline) {
         send_whole(c);
     } else {
@@ -280,19 +336,34 @@ static void send_commit(struct bank_client *c)
     send_sql(c, BANK_COMMIT, "COMMIT");
 }
 
-static void send_status(struct bank_client *c)
+/* False: there is no id to ask for. */
+static bool ask_status(struct bank_client *c, enum bank_state state, const char *id)
 {
     char sql[192];
-    char *quoted =
-        c->txn_id[0] == '\0' ? NULL : PQescapeLiteral(c->conn, c->txn_id, strlen(c->txn_id));
+    char *quoted = id[0] == '\0' ? NULL : PQescapeLiteral(c->conn, id, strlen(id));
     if (quoted == NULL) {
-        transfer_unknown(c); /* there is no id to ask for */
-        go_ready(c);
-        return;
+        return false;
     }
     (void)snprintf(sql, sizeof(sql), "SHOW TRANSACTION STATUS %.160s", quoted);
     PQfreemem(quoted);
-    send_sql(c, BANK_STATUS, sql);
+    send_sql(c, state, sql);
+    return true;
+}
+
+static void send_status(struct bank_client *c)
+{
+    if (!ask_status(c, BANK_STATUS, c->txn_id)) {
+        transfer_unknown(c);
+        go_ready(c);
+    }
+}
+
+/* The commit timestamp, if the answer has one, goes with the transfer into the history. */
+static void stamp_answered(struct bank_client *c)
+{
+    bool there = !c->failed && strcmp(c->value[0], "committed") == 0;
+    record_stamp(c, there ? strtoull(c->value[1], NULL, 10) : 0);
+    go_ready(c);
 }
 
 /* The transfer did not happen; it is tried again after a pause, or given up if the run is over. */
@@ -394,6 +465,9 @@ static void rolled_back(struct bank_client *c)
 static void committed_or_not(struct bank_client *c)
 {
     if (!c->failed && !c->not_done) {
+        if (c->s->o->pipeline && c->s->history != NULL) {
+            remember_id(c);
+        }
         transfer_acknowledged(c);
         go_ready(c);
     } else if (is_node_going(c->sqlstate)) {
@@ -471,6 +545,8 @@ static void audit_read(struct bank_client *c)
 {
     uint64_t count = strtoull(c->value[0], NULL, 10);
     int64_t total = strtoll(c->value[1], NULL, 10);
+    c->audit_rows = count;
+    c->audit_total = total;
     int64_t want = (int64_t)c->s->info.accounts * c->s->info.balance;
     if (count != c->s->info.accounts || total != want) {
         c->s->mismatches++;
@@ -484,6 +560,9 @@ static void audit_read(struct bank_client *c)
 
 static void audit_done(struct bank_client *c)
 {
+    if (c->s->history != NULL) {
+        record_audit(c);
+    }
     c->s->audits++;
     c->s->stale_audits += c->audit_stale;
     c->audit_number++;
@@ -569,6 +648,9 @@ static void next_step(struct bank_client *c)
     case BANK_STATUS:
         status_answered(c);
         break;
+    case BANK_STAMP:
+        stamp_answered(c);
+        break;
     case BANK_AUDIT_BEGIN:
         send_sql(c, BANK_AUDIT_READ, "SELECT count(*), sum(balance) FROM accounts");
         break;
@@ -592,6 +674,13 @@ static void go_ready(struct bank_client *c)
 {
     c->state = BANK_READY;
     c->sent_at = 0;
+    if (c->has_record) {
+        if (!ask_status(c, BANK_STAMP, c->record_id)) {
+            record_stamp(c, 0);
+            go_ready(c);
+        }
+        return;
+    }
     if (c->need_status) {
         send_status(c);
         return;
@@ -622,6 +711,7 @@ static void go_ready(struct bank_client *c)
 /* Connection lost or refused. What was under way did not happen, unless it was the COMMIT. */
 static void go_down(struct bank_client *c, uint64_t pause_ns)
 {
+    record_stamp(c, 0);
     if (c->state == BANK_COMMIT || c->state == BANK_WHOLE) {
         c->need_status = true;
         c->status_since = c->s->now;

@@ -18,6 +18,7 @@
 #include "base/rng.h"
 #include "deploy/workload/bank.h"
 #include "deploy/workload/bank_ledger.h"
+#include "deploy/workload/history_file.h"
 
 enum bank_state {
     BANK_DOWN,
@@ -33,6 +34,7 @@ enum bank_state {
     BANK_ROLLBACK,
     BANK_PAUSE,
     BANK_STATUS,
+    BANK_STAMP, /* --history: asks for the timestamp of what was just acknowledged */
     BANK_AUDIT_BEGIN,
     BANK_AUDIT_READ,
     BANK_AUDIT_COMMIT,
@@ -64,11 +66,12 @@ struct bank_shared {
     uint64_t mismatches;
     uint64_t violations; /* a transfer said not to have happened was found to have */
     uint64_t last_ack;
-    uint64_t gap_max;  /* longest time without an acknowledged transfer */
-    bool no_stale;     /* the server does not know AS OF */
-    char fatal[512];   /* not empty: the run cannot go on, and why */
-    char trouble[512]; /* the first violation or wrong total */
-    struct buf told;   /* lines for the acknowledgement file, written once a turn */
+    uint64_t gap_max;             /* longest time without an acknowledged transfer */
+    bool no_stale;                /* the server does not know AS OF */
+    char fatal[512];              /* not empty: the run cannot go on, and why */
+    char trouble[512];            /* the first violation or wrong total */
+    struct buf told;              /* lines for the acknowledgement file, written once a turn */
+    struct history_file *history; /* or NULL */
 };
 
 struct bank_client {
@@ -96,6 +99,7 @@ struct bank_client {
     bool has_transfer;
     struct bank_transfer transfer;
     uint64_t begun_at;
+    uint64_t attempt_at; /* when the attempt under way began */
     unsigned attempt;
     bool declined;
     bool need_status;
@@ -107,6 +111,12 @@ struct bank_client {
     unsigned audit_number;
     bool audit_stale;
     uint64_t audit_begun;
+    uint64_t audit_rows; /* what it found */
+    int64_t audit_total;
+
+    struct history_record record; /* of what was acknowledged, while its timestamp is asked for */
+    bool has_record;
+    char record_id[128];
 };
 
 void bank_client_init(struct bank_client *c, struct bank_shared *s, unsigned number, bool auditor);

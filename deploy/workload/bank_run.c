@@ -278,6 +278,15 @@ static span_status prepare(struct run *r, const struct bank_options *o, PGconn *
             return span_fail(err, SPAN_IO, "%s: %s", o->acks, strerror(errno));
         }
     }
+    if (o->history != NULL) {
+        char header[96];
+        (void)snprintf(header, sizeof(header), ",\"accounts\":%" PRIu64 ",\"balance\":%" PRId64,
+                       s->info.accounts, s->info.balance);
+        st = history_file_open(o->history, "bank", header, &s->history, err);
+        if (st != SPAN_OK) {
+            return st;
+        }
+    }
     s->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (s->epoll_fd < 0) {
         return span_fail(err, SPAN_IO, "epoll: %s", strerror(errno));
@@ -330,6 +339,9 @@ int bank_run(const struct bank_options *o)
     }
     (void)sigaction(SIGINT, &old_int, NULL);
     (void)sigaction(SIGTERM, &old_term, NULL);
+    if (history_file_close(r->s.history, st == SPAN_OK, &err) != SPAN_OK) {
+        code = bank_fail(&err);
+    }
     for (unsigned i = 0; i < r->count; i++) {
         bank_client_deinit(&r->clients[i]);
     }

@@ -4,6 +4,7 @@
 #include "base/limits.h"
 #include "base/rng.h"
 #include "deploy/workload/bank.h"
+#include "deploy/workload/history_run.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -14,17 +15,21 @@
 
 static const char help_text[] =
     "Usage: spanlite workload bank init|run|check [flags]\n"
+    "       spanlite workload register|append run [flags]\n"
     "\n"
     "The bank: accounts spread over the ranges, clients that move money between\n"
     "random accounts in transactions over two ranges, and audits at snapshots\n"
     "whose totals must all be equal.\n"
+    "register, append: transactions that read and write a few keys, each value once,\n"
+    "or append to lists, and record what they saw for \"spanlite check\".\n"
     "\n"
     "Example:\n"
+    "  spanlite workload append run --seconds 30 --history /tmp/h.jsonl\n"
     "  spanlite workload bank init --accounts 10000 --ranges 8\n"
     "  spanlite workload bank run --clients 16 --seconds 30 --ledger --acks /tmp/acks\n"
     "  spanlite workload bank check --ledger --acks /tmp/acks\n"
     "\n"
-    "Flags of all three:\n"
+    "Flags of all:\n"
     "  --url URL          cluster, postgresql://host:port,host:port/ (SPANLITE_URL;\n"
     "                     default postgresql://root@127.0.0.1:5433/)\n"
     "  --json             print the result as one JSON object\n"
@@ -46,6 +51,12 @@ static const char help_text[] =
     "  --audit-ms MS      pause between audits, 0: none (1000)\n"
     "  --timeout-ms MS    give up a statement and its connection (10000)\n"
     "  --seed N           of the random transfers (drawn)\n"
+    "  --history FILE     record what every client was told, for \"spanlite check\"\n"
+    "register run, append run (tables check_register, check_append are made anew):\n"
+    "  --history FILE     as above\n"
+    "  --keys N           registers, or lists at a time (16)\n"
+    "  --ranges R         ranges to split the table into (4)\n"
+    "  --clients, --seconds, --transactions, --timeout-ms, --seed   as of bank run\n"
     "check:\n"
     "  --ledger           every transfer was run with --ledger: compare each balance\n"
     "  --acks FILE        nothing acknowledged is lost or doubled, nothing refused done\n"
@@ -70,10 +81,12 @@ enum flag {
     FLAG_AMOUNT,
     FLAG_AUDIT_MS,
     FLAG_TIMEOUT_MS,
-    FLAG_SEED,
+    FLAG_HISTORY,
+    FLAG_KEYS,
+    FLAG_SEED, /* the last one */
 };
 
-enum verb { VERB_INIT = 1, VERB_RUN = 2, VERB_CHECK = 4, VERB_ALL = 7 };
+enum verb { VERB_INIT = 1, VERB_RUN = 2, VERB_CHECK = 4, VERB_HISTORY = 8, VERB_ALL = 15 };
 
 static const struct option flags[] = {
     {"url", required_argument, NULL, FLAG_URL},
@@ -93,6 +106,8 @@ static const struct option flags[] = {
     {"amount", required_argument, NULL, FLAG_AMOUNT},
     {"audit-ms", required_argument, NULL, FLAG_AUDIT_MS},
     {"timeout-ms", required_argument, NULL, FLAG_TIMEOUT_MS},
+    {"history", required_argument, NULL, FLAG_HISTORY},
+    {"keys", required_argument, NULL, FLAG_KEYS},
     {"seed", required_argument, NULL, FLAG_SEED},
     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0},
@@ -107,23 +122,28 @@ static unsigned flag_verbs(enum flag flag)
     case FLAG_QUIET:
         return VERB_ALL;
     case FLAG_ACCOUNTS:
-    case FLAG_RANGES:
     case FLAG_BALANCE:
     case FLAG_FORCE:
         return VERB_INIT;
+    case FLAG_RANGES:
+        return VERB_INIT | VERB_HISTORY;
+    case FLAG_KEYS:
+        return VERB_HISTORY;
     case FLAG_LEDGER:
     case FLAG_ACKS:
         return VERB_RUN | VERB_CHECK;
-    case FLAG_CLIENTS:
-    case FLAG_SECONDS:
-    case FLAG_TRANSACTIONS:
     case FLAG_PREPARED:
     case FLAG_PIPELINE:
     case FLAG_AMOUNT:
     case FLAG_AUDIT_MS:
-    case FLAG_TIMEOUT_MS:
-    case FLAG_SEED:
         return VERB_RUN;
+    case FLAG_CLIENTS:
+    case FLAG_SECONDS:
+    case FLAG_TRANSACTIONS:
+    case FLAG_TIMEOUT_MS:
+    case FLAG_HISTORY:
+    case FLAG_SEED:
+        return VERB_RUN | VERB_HISTORY;
     }
     return VERB_ALL;
 }
@@ -215,6 +235,9 @@ static bool take_number(struct bank_options *o, int flag, const char *name, cons
     case FLAG_SEED:
         o->seed = (uint64_t)v;
         break;
+    case FLAG_KEYS:
+        o->keys = (uint64_t)v;
+        break;
     case FLAG_URL:
     case FLAG_JSON:
     case FLAG_QUIET:
@@ -223,6 +246,7 @@ static bool take_number(struct bank_options *o, int flag, const char *name, cons
     case FLAG_ACKS:
     case FLAG_PREPARED:
     case FLAG_PIPELINE:
+    case FLAG_HISTORY:
         return false;
     }
     return true;
@@ -251,6 +275,9 @@ static int take_flag(struct bank_options *o, const char **url, int flag, const c
     case FLAG_ACKS:
         o->acks = optarg;
         return -1;
+    case FLAG_HISTORY:
+        o->history = optarg;
+        return -1;
     case FLAG_PREPARED:
         o->prepared = true;
         return -1;
@@ -269,39 +296,74 @@ static int take_flag(struct bank_options *o, const char **url, int flag, const c
     }
 }
 
-static const struct bank_verb {
+static const struct workload_verb {
+    const char *workload;
     const char *name;
     enum verb verb;
     int (*main)(const struct bank_options *o);
 } verbs[] = {
-    {"init", VERB_INIT, bank_init},
-    {"run", VERB_RUN, bank_run},
-    {"check", VERB_CHECK, bank_check},
+    {"bank", "init", VERB_INIT, bank_init},
+    {"bank", "run", VERB_RUN, bank_run},
+    {"bank", "check", VERB_CHECK, bank_check},
+    {"register", "run", VERB_HISTORY, history_run_register},
+    {"append", "run", VERB_HISTORY, history_run_append},
 };
 
-static const struct bank_verb *find_verb(const char *name)
+#define VERB_COUNT (sizeof(verbs) / sizeof(verbs[0]))
+
+/* NULL after a complaint: no such workload, or not with this verb. */
+static const struct workload_verb *find_verb(const char *workload, const char *name)
 {
-    for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++) {
-        if (strcmp(verbs[i].name, name) == 0) {
+    char known[64] = "";
+    for (size_t i = 0; i < VERB_COUNT; i++) {
+        if (strcmp(verbs[i].workload, workload) != 0) {
+            continue;
+        }
+        if (name != NULL && strcmp(verbs[i].name, name) == 0) {
             return &verbs[i];
         }
+        size_t n = strlen(known);
+        (void)snprintf(known + n, sizeof(known) - n, "%s%s", n == 0 ? "" : ", ", verbs[i].name);
+    }
+    if (known[0] == '\0') {
+        (void)usage("unknown workload", workload);
+    } else if (name == NULL) {
+        (void)fprintf(stderr,
+                      "spanlite workload: say what the %s is to do: %s\n"
+                      "Try \"spanlite workload --help\".\n",
+                      workload, known);
+    } else {
+        (void)fprintf(stderr,
+                      "spanlite workload: the %s knows %s, not \"%s\"\n"
+                      "Try \"spanlite workload --help\".\n",
+                      workload, known, name);
     }
     return NULL;
 }
 
 /* False after a complaint about a flag that this verb has no use for. */
-static bool check_flags(const struct bank_verb *verb, const bool *given)
+static bool check_flags(const struct workload_verb *verb, const bool *given)
 {
     for (const struct option *f = flags; f->name != NULL; f++) {
         unsigned takers = f->val >= FLAG_URL ? flag_verbs((enum flag)f->val) : VERB_ALL;
         if (!given[f->val >= FLAG_URL ? f->val : 0] || (takers & verb->verb) != 0) {
             continue;
         }
+        /* Those of the same workload, if there are any. */
+        char known[96] = "";
+        for (size_t i = 0; i < 2 * VERB_COUNT; i++) {
+            const struct workload_verb *v = &verbs[i % VERB_COUNT];
+            size_t n = strlen(known);
+            bool same = strcmp(v->workload, verb->workload) == 0;
+            if ((takers & v->verb) != 0 && (i < VERB_COUNT ? same : !same && n == 0)) {
+                (void)snprintf(known + n, sizeof(known) - n, "%s\"%s %s\"", n == 0 ? "" : " and ",
+                               v->workload, v->name);
+            }
+        }
         (void)fprintf(stderr,
-                      "spanlite workload: --%s belongs to \"bank %s\"%s, not to \"bank %s\"\n"
+                      "spanlite workload: --%s belongs to %s, not to \"%s %s\"\n"
                       "Try \"spanlite workload --help\".\n",
-                      f->name, takers == VERB_INIT ? "init" : "run",
-                      takers == (VERB_RUN | VERB_CHECK) ? " and \"bank check\"" : "", verb->name);
+                      f->name, known, verb->workload, verb->name);
         return false;
     }
     return true;
@@ -318,6 +380,7 @@ int workload_main(int argc, char **argv)
         .amount_max = 10,
         .audit_ms = 1000,
         .timeout_ms = 10000,
+        .keys = 16,
         .seed = rng_os_u64(),
     };
     const char *url = NULL;
@@ -335,14 +398,12 @@ int workload_main(int argc, char **argv)
     int words = argc - optind;
     const char *what = words > 0 ? argv[optind] : NULL;
     const char *verb = words > 1 ? argv[optind + 1] : NULL;
-    if (what == NULL || strcmp(what, "bank") != 0) {
-        return what == NULL ? usage("say which workload: bank", NULL)
-                            : usage("unknown workload", what);
+    if (what == NULL) {
+        return usage("say which workload: bank, register or append", NULL);
     }
-    const struct bank_verb *run = verb == NULL ? NULL : find_verb(verb);
+    const struct workload_verb *run = find_verb(what, verb);
     if (run == NULL) {
-        return verb == NULL ? usage("say what the bank is to do: init, run or check", NULL)
-                            : usage("the bank knows init, run and check, not", verb);
+        return 2;
     }
     if (words > 2) {
         return usage("unexpected word", argv[optind + 2]);
