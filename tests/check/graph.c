@@ -124,7 +124,9 @@ static void find_components(struct graph *g)
 
 void graph_seal(struct graph *g)
 {
-    qsort(g->edges, g->edge_count, sizeof(*g->edges), by_from);
+    if (g->edge_count != 0) {
+        qsort(g->edges, g->edge_count, sizeof(*g->edges), by_from);
+    }
     g->head = span_calloc((size_t)g->node_count + 2, sizeof(*g->head));
     for (size_t i = 0; i < g->edge_count; i++) {
         g->head[g->edges[i].from + 1]++;
