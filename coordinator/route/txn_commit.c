@@ -546,6 +546,11 @@ static void prepare_done(struct route_request *rr, const struct tt_now *now, spa
     }
     p->refused = st;
     note_reason(p->op, st);
+    if (st == SPAN_TOO_LARGE && resp != NULL) { /* the coordinator will not know which range */
+        struct span_error err;
+        fail_text(&err, st, resp);
+        (void)snprintf(p->op->why, sizeof p->op->why, "%.150s", err.text);
+    }
     vote_no(p->op, now);
 }
 
@@ -556,7 +561,7 @@ static void coordinate_done(struct route_request *rr, const struct tt_now *now, 
     struct commit_op *op = p->op;
     if (st == SPAN_OK) {
         finish(op, now, SPAN_OK, resp->ts, NULL);
-    } else if (st == SPAN_ABORTED && resp != NULL) {
+    } else if ((st == SPAN_ABORTED || st == SPAN_TOO_LARGE) && resp != NULL) {
         abort_with(op, now, st, resp); /* after its record (rule C11) */
     } else if (st == SPAN_UNKNOWN_OUTCOME) {
         route_send(op->set->router, now, rr);

@@ -95,6 +95,7 @@ struct rtxn {
     uint64_t retry_ns;      /* current interval */
     struct buf asker;       /* DECIDING an abort on a participant's question: its anchor */
     node_id asker_node;
+    bool too_large; /* DECIDING an abort because a participant could not log its part */
 
     /* participant */
     struct buf coordinator;
@@ -216,10 +217,10 @@ struct replica {
     struct buf member_request; /* who asked; empty: placement */
 
     /* not the leader: is this replica still a member? */
-    uint64_t heard_ns;  /* last message of a leader */
-    uint64_t probe;     /* number of the question under way; 0: none, or a leader was heard since */
-    bool maybe_out;     /* applied a configuration without this node */
-    bool out;           /* it is: goes as soon as no flush runs */
+    uint64_t heard_ns; /* last message of a leader */
+    uint64_t probe;    /* number of the question under way; 0: none, or a leader was heard since */
+    bool maybe_out;    /* applied a configuration without this node */
+    bool out;          /* it is: goes as soon as no flush runs */
     struct tt_ts stand_release; /* born of a split that this node led: stand at once with this
                                    release (F1) */
 
@@ -229,12 +230,13 @@ struct replica {
     bool flush_wanted;
     bool flushing;
     uint64_t flush_at_ns;
+
     struct replica_absent {
         node_id node;
         uint64_t since_ns;
     } absent[LIMIT_REPLICAS]; /* leader: since when a member says it has no replica */
 
-    struct replica_sending *sending;    /* snapshot streams out, list */
+    struct replica_sending *sending; /* snapshot streams out, list */
     struct replica_receiving *receiving;
 };
 

@@ -255,7 +255,7 @@ void replica_abort_coordinated(struct replica *r, const struct tt_now *now, stru
                                span_status why)
 {
     INVARIANT(t->state == RTXN_COORDINATING);
-    (void)why;
+    t->too_large = why == SPAN_TOO_LARGE;
     /* Its locks here are unprepared: they may go at once. Participants learn it when the record is
      * applied. */
     lock_table_release(r->locks, &t->owner);

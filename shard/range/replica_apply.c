@@ -73,7 +73,12 @@ static void answer_commit(struct replica *r, const struct rtxn *t, bool commit)
         .op = t->op, .request_id = t->request_id, .gateway = t->gateway, .txn = t->owner.txn};
     struct range_response resp = {.status = commit ? SPAN_OK : SPAN_ABORTED,
                                   .ts = commit ? t->ts : tt_ts_of(0)};
+    if (!commit && t->too_large) { /* as final as ABORTED; to try it again is of no use */
+        resp.status = SPAN_TOO_LARGE;
+        resp.text = slice_str("the locks and writes of a participant do not fit a log entry");
+    }
     if (t->op == OP_STATUS) {
+        resp.text = slice_of(NULL, 0);
         resp.status = SPAN_OK;
         resp.txn_state = commit ? TXN_STATE_COMMITTED : TXN_STATE_ABORTED;
     }

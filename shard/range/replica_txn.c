@@ -458,7 +458,10 @@ void replica_op_prepare(struct replica *r, const struct tt_now *now, struct slic
     if (!fits || !replica_propose(r, now, CMD_PREPARE, buf_slice(&b))) {
         if (rtxn_find(r, &q->txn) == t) {
             rtxn_free(r, now, t);
-            replica_vote_no(r, q, fits ? SPAN_OVERLOADED : SPAN_TOO_LARGE);
+            span_status why = fits ? SPAN_OVERLOADED : SPAN_TOO_LARGE;
+            replica_vote_no(r, q, why);
+            replica_refuse(r, q, why,
+                           fits ? "" : "its locks and writes in the range do not fit a log entry");
         }
     }
     buf_deinit(&b);

@@ -869,6 +869,49 @@ Test(kv_session, limits_are_clear_errors, .timeout = 60)
     rig_free(g);
 }
 
+/* What was only read counts, too: a participant logs its locks with the vote. */
+Test(kv_session, locks_that_no_log_entry_can_hold_are_not_a_conflict, .timeout = 60)
+{
+    enum { N = 900, KEY = 3900 };
+    struct rig *g = rig_new(17);
+    struct kv *kv = kv_session_new(g->env);
+    struct span_error err = {0};
+    struct tt_ts ts;
+    struct slice *keys = span_calloc(N, sizeof *keys);
+    struct buf *bytes = span_calloc(N, sizeof *bytes);
+    struct buf *values = span_calloc(N, sizeof *values);
+    bool *found = span_calloc(N, sizeof *found);
+    split(kv, 100);
+    begin_rw(kv);
+    for (uint32_t i = 0; i < N; i++) {
+        (void)key_of(&bytes[i], 1024, 100 + i);
+        while (bytes[i].size < KEY) {
+            buf_append_byte(&bytes[i], 7);
+        }
+        keys[i] = buf_slice(&bytes[i]);
+    }
+    put_u32(kv, 1, 1); /* the first key: its range coordinates */
+    OK(kv->ops->get_many(kv, keys, N, KV_LOCK_SHARED, found, values, &err));
+    cr_assert_eq(kv->ops->commit(kv, &ts, &err), SPAN_TOO_LARGE, "%s", err.text);
+    cr_assert(strstr(err.text, "its locks and writes in the range do not fit") != NULL, "%s",
+              err.text);
+    kv->ops->rollback(kv);
+    begin_rw(kv);
+    put_u32(kv, 1, 2);
+    put_u32(kv, 100, 2);
+    commit(kv); /* nothing of it is left behind */
+    for (uint32_t i = 0; i < N; i++) {
+        buf_deinit(&bytes[i]);
+        buf_deinit(&values[i]);
+    }
+    span_free(keys);
+    span_free(bytes);
+    span_free(values);
+    span_free(found);
+    kv->ops->free(kv);
+    rig_free(g);
+}
+
 struct teller {
     struct rig *g;
     unsigned n;

@@ -751,6 +751,55 @@ Test(store_rules, c8_outcomes_find_the_participant_s_new_leader)
     world_free(w);
 }
 
+/* A vote is logged with all locks of its transaction there. Where they do not fit, the commit is
+ * not tried again for ever as if it had met a conflict: the gateway hears it from both sides. */
+Test(store_rules, a_part_that_no_log_entry_holds_is_told_as_too_large)
+{
+    enum { SPANS = 230, KEY = 3900, REQUESTS = 4 };
+    struct world *w = world_new(61, MS_NS, true);
+    struct arena a = {0};
+    struct txn_id id = new_txn(w, 3);
+    uint64_t term = 0;
+    for (unsigned n = 0; n < REQUESTS; n++) {
+        struct read_span *spans = arena_alloc(&a, SPANS * sizeof *spans);
+        for (unsigned i = 0; i < SPANS; i++) {
+            uint8_t *key = arena_alloc(&a, KEY);
+            struct key k;
+            struct slice head = key_of(&k, 90);
+            memset(key, 7, KEY);
+            memcpy(key, head.data, head.size);
+            key[head.size] = (uint8_t)n;
+            key[head.size + 1] = (uint8_t)i;
+            spans[i] = (struct read_span){.span = {.start = slice_of(key, KEY), .point = true}};
+        }
+        struct range_request q = {.op = OP_READ,
+                                  .range = 3,
+                                  .txn = id,
+                                  .age = id,
+                                  .term = term,
+                                  .lock = READ_LOCK_SHARED,
+                                  .span_count = SPANS,
+                                  .spans = spans,
+                                  .anchor = spans[0].span.start};
+        struct range_response r = ask(w, 3, q, &a);
+        cr_assert_eq(r.status, SPAN_OK, "%s", span_status_text((span_status)r.status));
+        cr_assert_eq(r.resume_count, 0);
+        term = r.term;
+    }
+    uint64_t c = post_coordinate(w, 3, id, 0, "x", 3 * SEC_NS);
+    sim_run_for(&w->sim, 5 * MS_NS); /* a no that comes first is repeated by the gateway */
+    uint64_t p = post_prepare(w, 3, id, term, "x");
+    struct range_response r = answer(w, c, &a);
+    cr_assert_eq(r.status, SPAN_TOO_LARGE, "%s", span_status_text((span_status)r.status));
+    cr_assert_eq(answer(w, p, &a).status, SPAN_TOO_LARGE);
+    r = status(w, 3, id, &a);
+    cr_assert_eq(r.txn_state, TXN_STATE_ABORTED, "and there is a record of it");
+    sim_run_for(&w->sim, 12 * SEC_NS);
+    cr_assert_eq(left_over(w), 0);
+    arena_deinit(&a);
+    world_free(w);
+}
+
 Test(store_rules, c8_a_leader_lost_between_prepare_and_decision_means_abort)
 {
     struct world *w = world_new(49, MS_NS, true);
