@@ -268,29 +268,44 @@ void show_on_response(struct gateway *g, const struct tt_now *now, node_id from,
     answer_of(j, now, from);
 }
 
-/* Nodes that did not answer get a row that says so, in tables that are about nodes. */
-static void add_missing(struct job *j)
+static bool about_nodes(enum kv_show what)
 {
-    struct kv_table *t = &j->table;
-    int node = j->has_table ? column_of(t, "node") : -1;
-    enum kv_show what = j->op->u.show.what;
-    if (node < 0 || (what != KV_SHOW_NODES && what != KV_SHOW_CLOCKS)) {
+    return what == KV_SHOW_NODES || what == KV_SHOW_CLOCKS;
+}
+
+/* Tables that are about nodes get a row for each that did not answer, which says so. */
+static void add_missing_row(struct kv_table *t, node_id n)
+{
+    int node = column_of(t, "node");
+    int state = column_of(t, "state") >= 0 ? column_of(t, "state") : column_of(t, "status");
+    const char *row[SHOW_COLUMNS_MAX] = {0};
+    char id[16];
+    if (node < 0) {
         return;
     }
-    int state = column_of(t, "state") >= 0 ? column_of(t, "state") : column_of(t, "status");
-    for (size_t i = 0; i < j->g->cfg.node_count; i++) {
-        node_id n = j->g->cfg.nodes[i];
-        if (n == j->g->cfg.self || j->answered[n]) {
+    (void)snprintf(id, sizeof id, "%u", n);
+    row[node] = id;
+    if (state >= 0) {
+        row[state] = "unreachable";
+    }
+    kv_table_add_row(t, row);
+}
+
+/* Nodes that did not answer: into the table, or (other tables) into the list of them. */
+static void note_missing(struct job *j, struct buf *list)
+{
+    const struct gateway_config *cfg = &j->g->cfg;
+    enum kv_show what = j->op->u.show.what;
+    for (size_t i = 0; i < cfg->node_count; i++) {
+        node_id n = cfg->nodes[i];
+        if (n == cfg->self || j->answered[n] || what == KV_SHOW_CLUSTER_SETTINGS) {
             continue;
         }
-        const char *row[SHOW_COLUMNS_MAX] = {0};
-        char id[16];
-        (void)snprintf(id, sizeof id, "%u", n);
-        row[node] = id;
-        if (state >= 0) {
-            row[state] = "unreachable";
+        if (about_nodes(what)) {
+            add_missing_row(&j->table, n);
+        } else {
+            buf_printf(list, "%s%u", list->size == 0 ? "" : ", ", n);
         }
-        kv_table_add_row(t, row);
     }
 }
 
@@ -354,19 +369,23 @@ static void sort_rows(const struct kv_table *t, bool one_each, struct kv_table *
 static void show_finish(struct job *j, const struct tt_now *now)
 {
     enum kv_show what = j->op->u.show.what;
-    add_missing(j);
     questions_drop(j);
     if (!j->has_table) {
         job_end(j, now, SPAN_UNAVAILABLE, NULL);
         return;
     }
-    bool sorted = what == KV_SHOW_RANGES || what == KV_SHOW_NODES || what == KV_SHOW_CLOCKS;
-    if (sorted) {
+    struct buf missing = {0};
+    note_missing(j, &missing);
+    if (what == KV_SHOW_RANGES || about_nodes(what)) {
         sort_rows(&j->table, what == KV_SHOW_RANGES, &j->op->u.show.table);
     } else {
         j->op->u.show.table = j->table;
         j->has_table = false;
     }
+    if (missing.size > 0) {
+        j->op->u.show.table.missing = span_strdup(buf_cstr(&missing));
+    }
+    buf_deinit(&missing);
     job_end(j, now, SPAN_OK, NULL);
 }
 

@@ -345,6 +345,13 @@ static bool cmd_show(struct sql_session *s, const struct sql_stmt *st, struct ru
         if (out->keep != NULL) {
             out->keep->columns = t.columns;
         }
+        if (t.missing != NULL) {
+            char text[512];
+            snprintf(text, sizeof text, "no answer from %s %.400s: what only %s is missing here",
+                     strchr(t.missing, ',') == NULL ? "node" : "nodes", t.missing,
+                     strchr(t.missing, ',') == NULL ? "it knows" : "they know");
+            run_notice(out->sink, "01000", text);
+        }
         ok = run_send_table(s, &t, out, "SHOW");
     }
     kv_table_deinit(&t);

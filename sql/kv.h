@@ -58,6 +58,7 @@ struct kv_table {
     char **names;    /* [columns] */
     unsigned *types; /* [columns]: PostgreSQL type OIDs: 25 text, 20 int8, 16 bool, 701 float8 */
     char **cells;    /* [rows * columns] */
+    char *missing; /* "2, 3": nodes that did not answer, what they know is not in it; NULL: none */
 };
 
 enum kv_show {

@@ -35,5 +35,6 @@ void kv_table_deinit(struct kv_table *t)
     span_free(t->names);
     span_free(t->types);
     span_free(t->cells);
+    span_free(t->missing);
     memset(t, 0, sizeof *t);
 }

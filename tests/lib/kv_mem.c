@@ -50,6 +50,7 @@ struct kv_mem_store {
     span_status fail_read;
     uint64_t reads;
     uint64_t update_locks;
+    const char *missing; /* nodes */
 };
 
 struct write {
@@ -215,6 +216,11 @@ void kv_mem_fail_read(struct kv_mem_store *s, uint64_t nth, span_status st)
 {
     s->fail_read_at = nth;
     s->fail_read = st;
+}
+
+void kv_mem_miss_nodes(struct kv_mem_store *s, const char *nodes)
+{
+    s->missing = nodes;
 }
 
 size_t kv_mem_boundaries(const struct kv_mem_store *s)
@@ -896,6 +902,7 @@ static span_status mem_show(struct kv *kv, enum kv_show what, struct kv_table *o
     (void)err;
     if (what != KV_SHOW_RANGES) {
         kv_table_init(out, 1, one, NULL);
+        out->missing = s->missing == NULL ? NULL : span_strdup(s->missing);
         return SPAN_OK;
     }
     kv_table_init(out, 3, names, types);

@@ -18,6 +18,8 @@ void kv_mem_advance(struct kv_mem_store *s, uint64_t ns);
 void kv_mem_fail_commit(struct kv_mem_store *s, uint64_t nth, span_status st, unsigned times);
 /* The n-th get or scan from now on fails with st, once. */
 void kv_mem_fail_read(struct kv_mem_store *s, uint64_t nth, span_status st);
+/* SHOW says that these nodes ("2, 3", static) did not answer; NULL: all did. */
+void kv_mem_miss_nodes(struct kv_mem_store *s, const char *nodes);
 size_t kv_mem_boundaries(const struct kv_mem_store *s);
 /* Rows in force, for invariants over all keys: calls f for each key of [start, end). */
 void kv_mem_each(struct kv_mem_store *s, struct slice start, struct slice end,

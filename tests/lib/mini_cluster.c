@@ -298,6 +298,23 @@ static void io_to_gateway(void *ctx, const struct tt_now *now, node_id from, uin
     gateway_message(n->gateway, now, from, kind, body);
 }
 
+/* One row: the node's number. */
+static span_status host_show(void *ctx, const struct tt_now *now, enum kv_show what,
+                             struct kv_table *out, struct span_error *err)
+{
+    static const char *const names[] = {"node", "state"};
+    const struct node *n = ctx;
+    char id[16];
+    const char *row[] = {id, "here"};
+    (void)now;
+    (void)what;
+    (void)err;
+    (void)snprintf(id, sizeof id, "%u", n->id);
+    kv_table_init(out, 2, names, NULL);
+    kv_table_add_row(out, row);
+    return SPAN_OK;
+}
+
 static void make_cores(struct node *n, bool fresh)
 {
     struct mini *m = n->m;
@@ -326,6 +343,7 @@ static void make_cores(struct node *n, bool fresh)
         .seed = rng_u64(&m->rng),
         .out_ctx = n,
         .out = gateway_out,
+        .host = {.ctx = n, .show = host_show},
     };
     for (size_t i = 0; i < m->opt.nodes; i++) {
         sc.nodes[i] = (node_id)(i + 1);

@@ -696,6 +696,41 @@ static void cut_off(struct rig *g, bool on)
     pthread_mutex_unlock(&g->lock);
 }
 
+static void shows(struct kv *kv, enum kv_show what, const char *cells, const char *missing)
+{
+    struct span_error err = {0};
+    struct kv_table t = {0};
+    struct buf text = {0};
+    OK(kv->ops->show(kv, what, &t, &err));
+    for (size_t i = 0; i < t.rows * t.columns; i++) {
+        buf_printf(&text, "%s%s", t.cells[i], i % t.columns == 1 ? ";" : " ");
+    }
+    cr_assert_str_eq(buf_cstr(&text), cells);
+    cr_assert_str_eq(t.missing == NULL ? "" : t.missing, missing);
+    buf_deinit(&text);
+    kv_table_deinit(&t);
+}
+
+/* A lock that is not shown may be held all the same: who did not answer is told. */
+Test(kv_session, show_tells_which_nodes_did_not_answer, .timeout = 60)
+{
+    struct rig *g = rig_new(18);
+    struct kv *kv = kv_session_new(g->env);
+    shows(kv, KV_SHOW_NODES, "1 here;2 here;3 here;", "");
+    pthread_mutex_lock(&g->lock);
+    mini_cut(g->m, 3, 1, true);
+    pthread_mutex_unlock(&g->lock);
+    shows(kv, KV_SHOW_NODES, "1 here;2 here;3 unreachable;", "");
+    shows(kv, KV_SHOW_CLOCKS, "1 here;2 here;3 unreachable;", "");
+    shows(kv, KV_SHOW_LOCKS, "1 here;2 here;", "3");
+    shows(kv, KV_SHOW_CLUSTER_SETTINGS, "1 here;", "");
+    cut_off(g, true);
+    shows(kv, KV_SHOW_TRANSACTIONS, "1 here;", "2, 3");
+    shows(kv, KV_SHOW_RANGES, "1 here;", "2, 3");
+    kv->ops->free(kv);
+    rig_free(g);
+}
+
 /* What a call waited for is told: somebody's lock, or a range that nobody leads. */
 Test(kv_session, a_wait_that_ends_names_the_range_and_what_it_lacked, .timeout = 60)
 {

@@ -711,6 +711,20 @@ Test(session, system_keys_are_shown_by_name)
     buf_deinit(&key);
 }
 
+Test(session, show_says_which_nodes_did_not_answer)
+{
+    kv_mem_miss_nodes(f.store, "2, 3");
+    ok(0, "SHOW LOCKS");
+    cr_assert_str_eq(f.c[0].notice,
+                     "no answer from nodes 2, 3: what only they know is missing here");
+    kv_mem_miss_nodes(f.store, "2");
+    ok(0, "SHOW TRANSACTIONS");
+    cr_assert_str_eq(f.c[0].notice, "no answer from node 2: what only it knows is missing here");
+    kv_mem_miss_nodes(f.store, NULL);
+    ok(0, "SHOW LOCKS");
+    cr_assert_str_eq(f.c[0].notice, "");
+}
+
 Test(session, show_works_without_the_schema_and_says_so)
 {
     ok(0, "CREATE TABLE t(a INT PRIMARY KEY)");
