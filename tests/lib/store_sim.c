@@ -44,7 +44,7 @@ struct tt_now sim_clock(struct sim_node *n)
 {
     struct sim *s = n->sim;
     uint64_t reading = (uint64_t)((int64_t)s->now_ns + n->offset_ns);
-    struct tt_now now = {.mono_ns = s->now_ns, .state = CLOCK_SYNCED};
+    struct tt_now now = {.mono_ns = s->now_ns, .state = n->state};
     now.tt.earliest.ns = reading - s->epsilon_ns;
     if (now.tt.earliest.ns < n->earliest_ns) {
         now.tt.earliest.ns = n->earliest_ns;
@@ -116,6 +116,14 @@ static void io_to_gateway(void *ctx, const struct tt_now *now, node_id from, uin
     }
 }
 
+static bool io_peer_clock(void *ctx, const struct tt_now *now, node_id peer,
+                          const struct tt_interval *sent, const struct tt_interval *asked)
+{
+    struct sim_node *n = ctx;
+    const struct sim *s = n->sim;
+    return s->peer_clock == NULL || s->peer_clock(s->ctx, n, now, peer, sent, asked);
+}
+
 static void make_store(struct sim_node *n, bool fresh)
 {
     struct sim *s = n->sim;
@@ -136,6 +144,7 @@ static void make_store(struct sim_node *n, bool fresh)
                .release = io_release,
                .tombstone = io_tombstone,
                .flush = io_flush,
+               .peer_clock = io_peer_clock,
                .to_gateway = io_to_gateway},
     };
     for (size_t i = 0; i < cfg.node_count; i++) {

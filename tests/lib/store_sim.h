@@ -26,6 +26,7 @@ struct sim_node {
     uint64_t epoch;    /* counts restarts: events of an earlier life are dropped */
     int64_t offset_ns; /* of its clock */
     uint64_t earliest_ns;
+    enum clock_state state; /* of its clock, as the test has it */
     struct store *store;
     struct sim_record *log; /* durable ones first */
     size_t log_count;
@@ -49,7 +50,7 @@ struct sim {
     bool cut[SIM_NODES + 1][SIM_NODES + 1];
     struct sim_node nodes[SIM_NODES + 1]; /* 1-based */
     size_t node_count;
-    size_t founders; /* 0: all nodes; else these begin the cluster and the others join it */
+    size_t founders;   /* 0: all nodes; else these begin the cluster and the others join it */
     uint32_t replicas; /* of the node table, with founders */
     enum store_node_state states[SIM_NODES + 1]; /* of the node table, with founders */
     uint64_t nodes_version;
@@ -63,6 +64,9 @@ struct sim {
     uint64_t (*gateway_deadline)(void *ctx, struct sim_node *n); /* may be NULL */
     /* A message about to leave `from`; false: it is lost. May be NULL. */
     bool (*filter)(void *ctx, node_id from, node_id to, uint8_t kind, struct slice body);
+    /* What the clock of n says to a peer's (store_io.peer_clock). NULL: nothing contradicts it. */
+    bool (*peer_clock)(void *ctx, struct sim_node *n, const struct tt_now *now, node_id peer,
+                       const struct tt_interval *sent, const struct tt_interval *asked);
     void *ctx;
     uint64_t turns;
 };
