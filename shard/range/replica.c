@@ -37,7 +37,6 @@ struct replica *replica_new(struct store *s, range_id id)
     list_init(&r->gone);
     list_init(&r->wait_flight);
     list_init(&r->wait_lease);
-    list_init(&r->wait_safe);
     list_init(&r->dirty);
     list_init(&r->touched);
     heap_init(&r->deadlines);
@@ -73,7 +72,6 @@ void replica_free(struct replica *r)
     }
     parked_free_list(r, &r->wait_flight);
     parked_free_list(r, &r->wait_lease);
-    parked_free_list(r, &r->wait_safe);
     LIST_EACH_SAFE(it, tmp, &r->gone)
     {
         list_remove(it);
@@ -223,7 +221,6 @@ static void apply_range(struct replica *r, const struct tt_now *now, uint64_t fr
     if (r->closed_index != 0 && to >= r->closed_index) {
         r->closed = tt_max(r->closed, r->closed_next);
         r->closed_index = 0;
-        r->rerun_safe = true;
     }
     struct raft_update *up = store_update(r->store);
     struct raft_event ev = {.type = RAFT_EV_APPLIED, .now = *now, .u.index = to};
@@ -416,7 +413,6 @@ void replica_heartbeat(struct replica *r, const struct tt_now *now, node_id from
         if (raft_applied(r->raft) >= line->closed_index) {
             r->closed = tt_max(r->closed, hb->closed);
             r->closed_index = 0;
-            r->rerun_safe = true;
         } else if (r->closed_index == 0) {
             r->closed_next = hb->closed;
             r->closed_index = line->closed_index;
@@ -524,7 +520,6 @@ void replica_retire(struct replica *r)
     REQUIRE(!r->leading);
     answer_parked(r, &r->wait_flight);
     answer_parked(r, &r->wait_lease);
-    answer_parked(r, &r->wait_safe);
 }
 
 void replica_unknown(struct replica *r, const struct rtxn *t)
@@ -592,7 +587,6 @@ void replica_leader_stop(struct replica *r, const struct tt_now *now)
     }
     answer_parked(r, &r->wait_flight);
     answer_parked(r, &r->wait_lease);
-    answer_parked(r, &r->wait_safe);
     LIST_EACH_SAFE(it, tmp, &r->gone)
     {
         struct rgone *g = LIST_ENTRY(it, struct rgone, node);
@@ -1113,7 +1107,7 @@ void replica_schedule(struct replica *r, const struct tt_now *now)
     if ((r->sending != NULL || r->receiving != NULL) && now->mono_ns + 250 * MS_NS < at) {
         at = now->mono_ns + 250 * MS_NS;
     }
-    if (r->rerun_lease || r->rerun_locks || r->rerun_flight || r->rerun_safe) {
+    if (r->rerun_lease || r->rerun_locks || r->rerun_flight) {
         at = now->mono_ns; /* settle stopped after many rounds */
     }
     if (r->flush_wanted && may_flush(r)) {
@@ -1163,11 +1157,6 @@ void replica_settle(struct replica *r, const struct tt_now *now)
             r->rerun_flight = false;
             any = true;
             replica_rerun(r, now, &r->wait_flight);
-        }
-        if (r->rerun_safe) {
-            r->rerun_safe = false;
-            any = true;
-            replica_rerun(r, now, &r->wait_safe);
         }
         if (!any) {
             break;

@@ -109,7 +109,6 @@ enum rpark {
     RPARK_LOCKS,  /* rtxn->parked, when all wanted locks are granted */
     RPARK_FLIGHT, /* replica->wait_flight, when a record in flight was applied or dropped */
     RPARK_LEASE,  /* replica->wait_lease, when the lease end moved or the leader began to serve */
-    RPARK_SAFE,   /* replica->wait_safe, when the follower's safe time moved */
 };
 
 struct rparked {
@@ -180,7 +179,6 @@ struct replica {
     struct list gone;
     struct list wait_flight;
     struct list wait_lease;
-    struct list wait_safe;
     struct heap deadlines; /* parked requests */
     struct heap timers;    /* rtxns */
     struct heap_node wake; /* in store->wakes, by the next deadline of anything here */
@@ -190,7 +188,6 @@ struct replica {
     bool decide_waits; /* a decision waits for the lease end to move */
     bool rerun_flight; /* a record in flight ended: wait_flight is to run again */
     bool rerun_lease;
-    bool rerun_safe;
     bool rerun_locks;
     uint64_t raft_deadline_ns;
     uint64_t lazy_until_ns;  /* entries that can wait are not sent before; 0: none wait */

@@ -56,9 +56,6 @@ void replica_park(struct replica *r, const struct tt_now *now, struct slice body
         break;
     case RPARK_LEASE:
         break;
-    case RPARK_SAFE:
-        l = &r->wait_safe;
-        break;
     }
     if (why == RPARK_LOCKS) {
         replica_hurry(r); /* outcomes that waited for company may be what it waits for */

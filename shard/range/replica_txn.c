@@ -98,7 +98,6 @@ void rtxn_flight(struct replica *r, struct rtxn *t, bool on)
     } else if (!list_is_empty(&t->in_state)) {
         list_remove(&t->in_state);
         r->rerun_flight = true;
-        r->rerun_safe = true;
     }
 }
 
