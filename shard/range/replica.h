@@ -278,6 +278,19 @@ uint64_t replica_mono_of(const struct tt_now *now,
                          struct tt_ts t); /* monotonic time at which tt_after(t) should hold */
 struct tt_ts replica_safe_time(const struct replica *r);
 
+/* Rule A7: the timestamp by which a follower may refuse an entry. */
+struct tt_ts replica_entry_guard(uint8_t type, struct slice payload);
+void replica_leader_start(struct replica *r, const struct tt_now *now, struct tt_ts vote_floor);
+void replica_leader_stop(struct replica *r, const struct tt_now *now);
+/* Answers the commit request of t, if there is one: unknown outcome (rule C11). */
+void replica_unknown(struct replica *r, const struct rtxn *t);
+/* Sends and syncs what could wait: somebody waits for it now. */
+void replica_hurry(struct replica *r);
+void store_persist_now(struct store *s);
+/* Decisions that every participant has applied go from the replicated state. */
+void replica_propose_resolved(struct replica *r, const struct tt_now *now);
+
+/* ---- replica_stored.c ---- */
 /* Descriptor and values <-> engine meta rows. */
 #define OUTCOME_KEY_BYTES 32
 /* Row of a sealed block of outcomes; borrows out. */
@@ -299,17 +312,8 @@ SPAN_CHECKED span_status replica_start_raft(struct replica *r, const struct repl
                                             struct span_error *err);
 /* First records of a new replica: its file and its hard state. */
 void replica_persist_birth(struct replica *r);
-/* Rule A7: the timestamp by which a follower may refuse an entry. */
-struct tt_ts replica_entry_guard(uint8_t type, struct slice payload);
-void replica_leader_start(struct replica *r, const struct tt_now *now, struct tt_ts vote_floor);
-void replica_leader_stop(struct replica *r, const struct tt_now *now);
-/* Answers the commit request of t, if there is one: unknown outcome (rule C11). */
-void replica_unknown(struct replica *r, const struct rtxn *t);
-/* Decisions that every participant has applied go from the replicated state. */
-/* Sends and syncs what could wait: somebody waits for it now. */
-void replica_hurry(struct replica *r);
-void store_persist_now(struct store *s);
-void replica_propose_resolved(struct replica *r, const struct tt_now *now);
+/* No flush is under way and nothing hinders one. */
+bool replica_may_flush(const struct replica *r);
 void replica_maybe_flush(struct replica *r, const struct tt_now *now);
 
 /* ---- replica_request.c ---- */
