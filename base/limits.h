@@ -30,11 +30,12 @@
 #define LIMIT_SESSIONS         1000  /* client connections per node, then 53300 */
 
 /* consensus */
-#define LIMIT_ENTRY_BYTES      (3 * MIB) /* one log entry; fits a message */
-#define LIMIT_REPLICAS         7         /* members of one range */
-#define LIMIT_RANGES           10000     /* replicas a node opens */
-#define LIMIT_APPEND_BYTES     (1 * MIB) /* entries in one append message */
-#define LIMIT_INFLIGHT_APPENDS 64        /* pipelined append messages per follower and range */
+#define LIMIT_ENTRY_BYTES      (3 * MIB)  /* one log entry; fits a message */
+#define LIMIT_REPLICAS         7          /* members of one range */
+#define LIMIT_RANGES           10000      /* replicas a node opens */
+#define RANGE_SPLIT_BYTES      (64 * MIB) /* a range's file, then it is split; a setting */
+#define LIMIT_APPEND_BYTES     (1 * MIB)  /* entries in one append message */
+#define LIMIT_INFLIGHT_APPENDS 64         /* pipelined append messages per follower and range */
 
 /* time */
 #define LEASE_NS_DEFAULT   (250 * MS_NS) /* I4: a killed leader is replaced in about 300 ms */

@@ -188,6 +188,9 @@ void gateway_learn(struct gateway *g, const struct tt_now *now, const struct ran
 
 /* Other nodes than before: whom questions go to. */
 void gateway_set_nodes(struct gateway *g, const node_id *nodes, size_t count);
+/* The own store wants a range split at this key (store_split_wanted): done in the background, one
+ * at a time; asked again it goes on. */
+void gateway_auto_split(struct gateway *g, const struct tt_now *now, struct slice key);
 /* There may be a newer node table in range 1: reads it, at most twice a second. */
 void gateway_refresh_nodes(struct gateway *g, const struct tt_now *now);
 

@@ -16,6 +16,7 @@
 #define RETRY_MAX_NS      (100 * MS_NS)
 #define SETTINGS_AGAIN_NS SEC_NS
 #define SET_PATIENCE_NS   (3 * SEC_NS)
+#define AUTO_SPLIT_NS     (5 * SEC_NS) /* longer than the job that does it */
 
 void job_again(struct job *j, const struct tt_now *now,
                void (*wake)(struct job *j, const struct tt_now *now))
@@ -401,6 +402,17 @@ void admin_split(struct gateway *g, const struct tt_now *now, struct gateway_op 
         return;
     }
     struct job *j = job_new(g, JOB_SPLIT, op, op->deadline_ns);
+    buf_set(&j->key, key);
+    split_ids(j, now);
+}
+
+void gateway_auto_split(struct gateway *g, const struct tt_now *now, struct slice key)
+{
+    if (g->closed || now->mono_ns < g->autosplit_ns) {
+        return;
+    }
+    g->autosplit_ns = now->mono_ns + AUTO_SPLIT_NS;
+    struct job *j = job_new(g, JOB_SPLIT, NULL, now->mono_ns + AUTO_SPLIT_NS - SEC_NS);
     buf_set(&j->key, key);
     split_ids(j, now);
 }

@@ -96,6 +96,7 @@ struct gateway {
     bool settings_asked;
     struct job *nodes_read; /* the node table is being read; NULL: not */
     uint64_t nodes_read_ns;
+    uint64_t autosplit_ns; /* no further one before */
     uint64_t bad_messages;
 };
 

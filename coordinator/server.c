@@ -251,6 +251,8 @@ static span_status start_gateway(struct server *s, struct span_error *err)
         gc.nodes[i] = s->options.peers[i].id;
     }
     s->gateway = gateway_new(&gc);
+    s->split_bytes = RANGE_SPLIT_BYTES;
+    store_set_split_size(node_store(s->node), s->split_bytes);
     if (s->nodes.version > 0) {
         struct store_nodes nodes;
         struct tt_now now;

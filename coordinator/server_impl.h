@@ -32,6 +32,7 @@ struct server {
     char peer_url[256];
     bool started;
     bool balance_off;
+    uint64_t split_bytes; /* range.split_size */
     pthread_mutex_t lock; /* of what follows */
     pthread_cond_t changed;
     bool stop;
@@ -52,7 +53,7 @@ SPAN_CHECKED span_status server_nodes_open(struct server *s, struct span_error *
 span_status server_nodes_apply(void *ctx, const struct tt_now *now, const struct node_table *t,
                                struct span_error *err);
 void server_nodes_get(void *ctx, struct node_table *out);
-/* A newer table somewhere is read. Each turn; cheap. */
+/* A newer table somewhere is read; a range that is too large is split. Each turn; cheap. */
 void server_nodes_look(struct server *s, const struct tt_now *now);
 
 extern const struct http_route server_routes[];

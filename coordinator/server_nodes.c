@@ -109,4 +109,8 @@ void server_nodes_look(struct server *s, const struct tt_now *now)
     if (store_nodes_version_heard(node_store(s->node)) > s->nodes.version) {
         gateway_refresh_nodes(s->gateway, now);
     }
+    struct slice key;
+    if (store_split_wanted(node_store(s->node), &key)) {
+        gateway_auto_split(s->gateway, now, key);
+    }
 }

@@ -207,6 +207,46 @@ static span_status set_balance(struct server *s, const struct tt_now *now, const
     return SPAN_OK;
 }
 
+static span_status set_split_size(struct server *s, const struct tt_now *now, const char *value,
+                                  struct span_error *err)
+{
+    uint64_t bytes = 0;
+    (void)now;
+    bool off = strcmp(value, "off") == 0 || strcmp(value, "0") == 0;
+    if (!off && (config_read_size(value, &bytes) != SPAN_OK || bytes < MIB)) {
+        return span_fail(err, SPAN_INVALID,
+                         "range.split_size takes a size of at least 1MiB, or off");
+    }
+    s->split_bytes = bytes;
+    store_set_split_size(node_store(s->node), bytes);
+    return SPAN_OK;
+}
+
+static void text_split_size(const struct server *s, char *out, size_t n)
+{
+    if (s->split_bytes == 0) {
+        (void)snprintf(out, n, "off");
+    } else {
+        (void)snprintf(out, n, "%.6gMiB", (double)s->split_bytes / (double)MIB);
+    }
+}
+
+static span_status set_elsewhere(struct server *s, const struct tt_now *now, const char *value,
+                                 struct span_error *err)
+{
+    (void)s;
+    (void)now;
+    (void)value;
+    return span_fail(err, SPAN_INVALID, "cluster.replicas is part of the node table");
+}
+
+static void text_replicas(const struct server *s, char *out, size_t n)
+{
+    struct node_table t;
+    server_nodes_get((void *)(uintptr_t)s, &t);
+    (void)snprintf(out, n, "%u", t.replicas);
+}
+
 static void text_epsilon(const struct server *s, char *out, size_t n)
 {
     (void)snprintf(out, n, "%.3fms", (double)s->options.epsilon_ns / 1e6);
@@ -231,8 +271,11 @@ static const struct setting {
 } settings[] = {
     {"truetime.epsilon", "half width of the clock interval", set_epsilon, text_epsilon},
     {"raft.lease", "length of leader leases", set_lease, text_lease},
-    {"placement.balance", "leaderships move to nodes that lead fewer ranges", set_balance,
+    {"placement.balance", "leaderships and replicas move to nodes that have fewer", set_balance,
      text_balance},
+    {"range.split_size", "a range whose file is larger is split", set_split_size, text_split_size},
+    {"cluster.replicas", "replicas of every range, as far as there are nodes", set_elsewhere,
+     text_replicas},
 };
 
 static span_status save_settings(const struct server *s, struct span_error *err)

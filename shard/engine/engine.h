@@ -197,6 +197,10 @@ SPAN_CHECKED span_status engine_digest(struct engine *e, struct tt_ts at, engine
 uint64_t engine_active_bytes(const struct engine *e);
 uint64_t engine_memory_bytes(const struct engine *e);
 
+/* Bytes of the pages in use in the SQLite file, as of the last renewed view; 0 if they can not be
+ * told. *trimming: rows outside the bounds are still among them (a flush removes some). */
+uint64_t engine_file_bytes(struct engine *e, bool *trimming);
+
 /* Freezes the active table and gives a job that writes it (and those of failed jobs before). NULL
  * when a job is under way or there is nothing to write; an advanced applied index alone is
  * something. */

@@ -150,3 +150,29 @@ span_status engine_split(struct engine *e, const struct engine_split_spec *spec,
     }
     return st;
 }
+
+/* ---- size ---- */
+
+static uint64_t pragma_u64(struct file_db *d, const char *sql)
+{
+    struct span_error err;
+    sqlite3_stmt *q = NULL;
+    uint64_t n = 0;
+    if (file_db_prepare(d, sql, &q, &err) == SPAN_OK && sqlite3_step(q) == SQLITE_ROW) {
+        n = stmt_u64(q, 0);
+    }
+    (void)sqlite3_finalize(q);
+    return n;
+}
+
+uint64_t engine_file_bytes(struct engine *e, bool *trimming)
+{
+    *trimming = e->state.trim;
+    if (view_ensure(e) != SPAN_OK) {
+        return 0;
+    }
+    struct file_db *d = &e->view.conn;
+    uint64_t pages = pragma_u64(d, "PRAGMA page_count");
+    uint64_t unused = pragma_u64(d, "PRAGMA freelist_count");
+    return pages < unused ? 0 : (pages - unused) * pragma_u64(d, "PRAGMA page_size");
+}

@@ -315,6 +315,7 @@ span_status replica_apply_split(struct replica *r, const struct tt_now *now,
         }
     }
     buf_set(&r->end, c->key);
+    replica_autosplit_reset(r);
     r->generation = c->generation;
     replica_meta_descriptor_put(r);
     if (right != NULL && store_replica(r->store, c->right) == NULL) {

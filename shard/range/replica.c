@@ -81,6 +81,7 @@ void replica_free(struct replica *r)
     buf_deinit(&r->split_key);
     buf_deinit(&r->split_request);
     buf_deinit(&r->member_request);
+    buf_deinit(&r->cut_at);
     span_free(r);
 }
 
@@ -530,6 +531,7 @@ void replica_leader_stop(struct replica *r, const struct tt_now *now)
     buf_clear(&r->resolved);
     replica_split_cancel(r);
     replica_member_cancel(r);
+    replica_autosplit_reset(r);
     size_t pos = 0;
     struct rtxn *t;
     while ((t = mapb_next(&r->txns, &pos, NULL)) != NULL) {

@@ -207,6 +207,12 @@ struct replica {
     uint64_t split_deadline_ns;
     bool split_proposed;
 
+    /* automatic split (leader): how far back from the end the walk has come */
+    struct buf cut_at;
+    uint64_t cut_bytes;
+    bool cut_wanted;
+    uint64_t cut_look_ns; /* not before */
+
     /* change of members in progress (leader): first one is added, then one removed; 0: none */
     node_id member_add;
     node_id member_remove;
@@ -411,6 +417,9 @@ void replica_split_step(struct replica *r, const struct tt_now *now);
 void replica_split_cancel(struct replica *r);
 SPAN_CHECKED span_status replica_apply_split(struct replica *r, const struct tt_now *now,
                                              const struct cmd_split *c, uint64_t index);
+
+/* ---- range_autosplit.c ---- */
+void replica_autosplit_reset(struct replica *r);
 
 /* ---- replica_member.c ---- */
 void replica_op_members(struct replica *r, const struct tt_now *now, struct slice body,

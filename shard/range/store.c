@@ -790,6 +790,7 @@ void store_tick(struct store *s, const struct tt_now *now)
     store_balance(s, now);
     store_placement(s, now);
     store_probes(s, now);
+    store_autosplit(s, now);
     expire_embryos(s, now);
     settle(s, now);
 }

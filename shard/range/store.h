@@ -154,6 +154,11 @@ struct buf *store_local(struct store *s);
 void store_set_lease(struct store *s, uint64_t lease_ns);
 void store_set_balance(struct store *s,
                        bool on); /* leaderships and replicas move to nodes that have fewer */
+/* Ranges whose file is larger are split (0: never, as at the start). */
+void store_set_split_size(struct store *s, uint64_t bytes);
+/* A key at which a range led here wants to be split; borrowed until the next call that is not
+ * const. False: none. */
+bool store_split_wanted(const struct store *s, struct slice *key);
 /* A newer node table (older ones are ignored). */
 void store_set_nodes(struct store *s, const struct tt_now *now, const struct store_nodes *nodes);
 uint64_t store_nodes_version(const struct store *s);

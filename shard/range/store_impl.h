@@ -82,6 +82,8 @@ struct store {
     uint64_t heartbeat_at_ns;
     uint64_t heartbeat_seq;
     uint64_t balance_at_ns;
+    uint64_t split_bytes;
+    uint64_t autosplit_at_ns;
     uint64_t placement_at_ns;
     uint64_t probe_at_ns;
     struct store_nodes nodes;
@@ -101,6 +103,9 @@ bool store_other_is_fit(const struct store *s, const struct tt_now *now);
 void store_on_heartbeat(struct store *s, const struct tt_now *now, node_id from, struct slice body);
 void store_on_heartbeat_ack(struct store *s, const struct tt_now *now, node_id from,
                             struct slice body);
+/* range_autosplit.c */
+void store_autosplit(struct store *s, const struct tt_now *now);
+
 /* placement.c */
 void store_placement(struct store *s, const struct tt_now *now);
 /* Replicas that hear no leader ask whether they are still in. */
