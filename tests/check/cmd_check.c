@@ -116,7 +116,7 @@ static int check_file(const char *path, bool json)
     struct span_error err = {0};
     int code = 2;
     buf_init(&text);
-    history_init(&h, HISTORY_APPEND);
+    history_init_empty(&h, HISTORY_APPEND);
     if (read_file(path, &text)) {
         struct check_report r = {0};
         span_status st = history_parse(buf_slice(&text), &h, &err);

@@ -11,7 +11,7 @@
 
 #define DEPTH_MAX 8
 
-void history_init(struct history *h, enum history_kind kind)
+void history_init_empty(struct history *h, enum history_kind kind)
 {
     memset(h, 0, sizeof(*h));
     h->kind = kind;
@@ -433,7 +433,7 @@ span_status history_parse(struct slice text, struct history *h, struct span_erro
     const uint8_t *end = text.data + text.size;
     uint64_t line = 0;
     bool whole = false;
-    history_init(h, HISTORY_APPEND);
+    history_init_empty(h, HISTORY_APPEND);
     while (at < end) {
         const uint8_t *stop = memchr(at, '\n', (size_t)(end - at));
         struct reader r = {.at = at, .end = stop == NULL ? end : stop};

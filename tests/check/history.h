@@ -74,7 +74,8 @@ struct history {
     size_t value_cap;
 };
 
-void history_init(struct history *h, enum history_kind kind);
+/* Not history_init: libedit has one, and in one program ours would be called by the shell's. */
+void history_init_empty(struct history *h, enum history_kind kind);
 void history_deinit(struct history *h);
 
 /* Building one by hand: a transaction, then its operations. */

@@ -77,7 +77,7 @@ struct planted {
 static void expect(const struct planted *p, size_t number)
 {
     struct history h;
-    history_init(&h, p->kind);
+    history_init_empty(&h, p->kind);
     h.accounts = 3;
     h.balance = 100;
     for (size_t i = 0; i < 8 && p->txns[i] != NULL; i++) {
@@ -229,7 +229,7 @@ Test(check_history, a_value_written_twice_cannot_be_judged)
     struct history h;
     struct check_report r;
     struct span_error err = {0};
-    history_init(&h, HISTORY_APPEND);
+    history_init_empty(&h, HISTORY_APPEND);
     add(&h, "0 9 ok a1=1");
     add(&h, "0 9 ok a1=1");
     cr_assert_eq(check_history(&h, &r, &err), SPAN_INVALID);
@@ -285,7 +285,7 @@ static void model_run(struct history *h, enum history_kind kind, size_t count, b
 {
     struct model *m = SPAN_NEW(struct model);
     struct model *own = SPAN_NEW(struct model);
-    history_init(h, kind);
+    history_init_empty(h, kind);
     m->next_value = 1000;
     for (size_t i = 0; i < count; i++) {
         uint64_t at = (i + 20) * APART_NS;
