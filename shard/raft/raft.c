@@ -417,6 +417,7 @@ span_status raft_new(const struct raft_config *c, struct raft **out, struct span
     r->range = c->range;
     r->lease_ns = c->lease_ns == 0 ? LEASE_NS_DEFAULT : c->lease_ns;
     r->entry_guard = c->entry_guard;
+    r->append_bytes = c->append_bytes == 0 ? LIMIT_APPEND_BYTES : c->append_bytes;
     r->may_lead = true;
     rng_init(&r->rng, c->seed);
     r->hs = c->hard_state;

@@ -106,6 +106,7 @@ struct raft_config {
      * clock, or none (outcomes, anything without one). Pure, any bytes. NULL: nothing is refused.
      */
     struct tt_ts (*entry_guard)(uint8_t type, struct slice payload);
+    size_t append_bytes; /* entries in one append message, if several; 0: LIMIT_APPEND_BYTES */
 };
 
 /* One range's line in a node pair's heartbeat, leader to member. */

@@ -52,6 +52,7 @@ struct raft {
     uint64_t range;
     uint64_t lease_ns;
     struct tt_ts (*entry_guard)(uint8_t type, struct slice payload);
+    size_t append_bytes;
     bool may_lead;
     struct rng rng;
 

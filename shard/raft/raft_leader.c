@@ -447,7 +447,7 @@ static bool send_append(struct raft *r, struct raft_progress *p, struct tt_ts le
     size_t bytes = 0;
     while (count < have && count < RAFT_APPEND_ENTRIES_MAX) {
         size_t n = raft_blob_slice(entries[count].payload).size;
-        if (count > 0 && bytes + n > LIMIT_APPEND_BYTES) {
+        if (count > 0 && bytes + n > r->append_bytes) {
             break;
         }
         bytes += n;

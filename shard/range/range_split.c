@@ -281,7 +281,9 @@ span_status replica_apply_split(struct replica *r, const struct tt_now *now,
      * log (rule F1). */
     bool gone = right == NULL && store_orphan_gone(r->store, c->right);
     if (right == NULL && !gone) {
-        st = right_state(r, c, &m);
+        if (r->split_built != c->right) {
+            st = right_state(r, c, &m);
+        }
         struct engine_split_spec spec = {.key = c->key,
                                          .right_range_id = c->right,
                                          .right_generation = 1,
@@ -289,8 +291,9 @@ span_status replica_apply_split(struct replica *r, const struct tt_now *now,
                                          .meta = m.rows,
                                          .meta_count = m.count};
         struct span_error err = {0};
-        if (st == SPAN_OK) {
+        if (st == SPAN_OK && r->split_built != c->right) {
             st = engine_split(r->engine, &spec, &err);
+            r->split_built = st == SPAN_OK ? c->right : 0;
         }
         if (st != SPAN_OK) {
             SPAN_LOG(ERROR, "split failed", "range=%llu error=\"%s\"", (unsigned long long)r->id,

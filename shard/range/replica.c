@@ -5,6 +5,8 @@
 #include "base/log.h"
 #include "shard/range/store_impl.h"
 
+#define APPLY_RETRY_NS (200 * MS_NS) /* a split that found no room */
+
 struct replica *replica_new(struct store *s, range_id id)
 {
     struct replica *r = SPAN_NEW(struct replica);
@@ -189,12 +191,36 @@ static void persist(struct replica *r, const struct raft_update *up)
     store_note_persist(r->store, r, up->persist_seq, r->lazy_step);
 }
 
+/* A split makes a file, and the disk may be full or failing just now. What is committed stays so:
+ * it is tried again until it succeeds, and somebody else leads meanwhile. */
+static void apply_later(struct replica *r, const struct tt_now *now, uint64_t from, uint64_t to)
+{
+    r->apply_wait_from = from;
+    r->apply_wait_to = to;
+    r->apply_retry_ns = now->mono_ns + APPLY_RETRY_NS;
+    if (r->leading && r->transfer_to == 0) {
+        r->transfer_to = raft_transfer_target(r->raft);
+    }
+}
+
 static void apply_range(struct replica *r, const struct tt_now *now, uint64_t from, uint64_t to)
 {
+    if (r->apply_wait_from != 0) {
+        r->apply_wait_to = to;
+        return;
+    }
     for (uint64_t i = from; i <= to && !r->broken; i++) {
         const struct raft_entry *e = raft_entry_at(r->raft, i);
         INVARIANT(e != NULL);
         span_status st = replica_apply(r, now, e);
+        if (e->type == CMD_SPLIT && (st == SPAN_NO_SPACE || st == SPAN_IO)) {
+            apply_later(r, now, i, to);
+            if (i == from) {
+                return;
+            }
+            to = i - 1;
+            break;
+        }
         if (st != SPAN_OK) {
             replica_break(r, "apply", st);
             return;
@@ -673,6 +699,11 @@ static void run_timers(struct replica *r, const struct tt_now *now)
 
 void replica_tick(struct replica *r, const struct tt_now *now)
 {
+    if (r->apply_wait_from != 0 && r->apply_retry_ns <= now->mono_ns && !r->broken) {
+        uint64_t from = r->apply_wait_from;
+        r->apply_wait_from = 0;
+        apply_range(r, now, from, r->apply_wait_to);
+    }
     if (now->mono_ns >= r->raft_deadline_ns) {
         struct raft_event ev = {.type = RAFT_EV_TICK};
         replica_raft(r, now, &ev);
@@ -702,6 +733,9 @@ void replica_schedule(struct replica *r, const struct tt_now *now)
     uint64_t at = r->raft_deadline_ns;
     if (r->lazy_until_ns != 0 && r->lazy_until_ns < at) {
         at = r->lazy_until_ns;
+    }
+    if (r->apply_wait_from != 0 && r->apply_retry_ns < at) {
+        at = r->apply_retry_ns;
     }
     struct heap_node *n = heap_min(&r->deadlines);
     if (n != NULL && n->key < at) {

@@ -146,6 +146,12 @@ struct replica {
     struct lock_table *locks;
     struct outcome_table *outcomes;
     bool broken; /* a committed entry or the file could not be applied: this replica is out */
+    /* A committed split that found no room for the right side's file: it and all behind it, up to
+     * apply_wait_to, are applied when there is room again. 0: nothing waits. */
+    uint64_t apply_wait_from;
+    uint64_t apply_wait_to;
+    uint64_t apply_retry_ns;
+    range_id split_built; /* the right side whose file the waiting split has made already */
 
     /* replicated descriptor */
     struct buf start;

@@ -424,7 +424,8 @@ void replica_snapshot_install(struct replica *r, const struct tt_now *now)
         birth(r);
         return;
     }
-    if (r->leading || v->info.applied <= raft_applied(r->raft)) {
+    uint64_t have = r->apply_wait_from != 0 ? r->apply_wait_to : raft_applied(r->raft);
+    if (r->leading || v->info.applied <= have) {
         discard_received(r); /* the log came this far meanwhile, by another leader */
         return;
     }
@@ -435,6 +436,7 @@ void replica_snapshot_install(struct replica *r, const struct tt_now *now)
     forget_state(r, now);
     engine_close(r->engine);
     r->engine = NULL;
+    r->apply_wait_from = 0; /* the snapshot is behind it */
     r->file_generation = v->generation;
     span_status st = replica_open_engine(r, false, &err);
     if (st == SPAN_OK) {

@@ -113,7 +113,9 @@ static void meta_before_flush(struct replica *r)
  * entry lets that entry go. */
 bool replica_may_flush(const struct replica *r)
 {
-    return !r->flushing && !r->broken && !r->out && r->births == 0 && engine_applied(r->engine) > 0;
+    /* A split that waits may have cut the bounds already: not to be flushed before its index is. */
+    return !r->flushing && !r->broken && !r->out && r->births == 0 && r->apply_wait_from == 0 &&
+           engine_applied(r->engine) > 0;
 }
 
 void replica_maybe_flush(struct replica *r, const struct tt_now *now)
@@ -331,6 +333,7 @@ span_status replica_start_raft(struct replica *r, const struct replica_birth *bi
         .fresh = birth->fresh,
         .promised = birth->promised,
         .entry_guard = replica_entry_guard,
+        .append_bytes = cfg->append_bytes,
     };
     raft_conf_init(&rc.conf);
     for (size_t i = 0; i < r->member_count; i++) {

@@ -36,7 +36,7 @@ static bool is(const char *scenario, const char *name)
 static void draw_sizes(struct sim_world *w, struct rng *r)
 {
     static const uint64_t epsilons[] = {100000, 1000000, 4000000, 7000000};
-    static const uint64_t segments[] = {32 * KIB, 64 * KIB, 256 * KIB, MIB};
+    static const uint64_t segments[] = {64 * KIB, 128 * KIB, 256 * KIB, MIB};
     static const uint64_t flushes[] = {4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB};
     static const unsigned nodes[] = {3, 3, 3, 3, 3, 4, 5, 5};
     w->opt.epsilon_ns = epsilons[rng_below(r, 4)];
@@ -126,6 +126,7 @@ static void draw(struct sim_world *w)
         w->opt.nodes = 5 + rng_below(&r, 3);
         w->first_splits = 10 + rng_below(&r, 38);
         w->accounts = ACCOUNTS_MAX;
+        w->opt.segment_bytes = w->opt.segment_bytes < 256 * KIB ? 256 * KIB : w->opt.segment_bytes;
     }
     draw_faults(w, &r);
     w->opt.trace = w->sim.trace;
@@ -205,6 +206,7 @@ void sim_run_seed(const struct sim_options *opt, struct sim_result *out)
     cluster_free(w->c);
     sim_check_free(w->check);
     sim_clients_free(w);
+    span_free(w->op_left);
     for (size_t i = 0; i < w->count; i++) {
         span_free(w->history[i].reads);
     }

@@ -289,7 +289,7 @@ size_t sim_check_digests(struct sim_check *k)
         size_t pos = 0;
         struct replica *r;
         while ((r = map64_next(&cluster_store(k->c, n)->replicas, &pos, NULL)) != NULL) {
-            if (r->engine == NULL || r->broken) {
+            if (r->engine == NULL || r->broken || r->apply_wait_from != 0) {
                 continue;
             }
             uint64_t digest = 0;

@@ -422,6 +422,7 @@ static void make_cores(struct node *n, bool fresh)
         .lease_ns = LEASE_NS_DEFAULT,
         .version_window_ns = VERSION_WINDOW_NS,
         .flush_bytes = c->opt.flush_bytes,
+        .append_bytes = c->opt.segment_bytes / 16,
         .dir = n->dir,
         .vfs = SIM_VFS_NAME,
         .fresh = fresh,
@@ -563,6 +564,9 @@ static void handle(struct node *n, const struct tt_now *now, struct event *e)
     case EV_FRAME:
         while (msg_next(buf_slice(&e->bytes), &at, &kind, &body) == SPAN_OK) {
             store_message(n->store, now, e->from, kind, body);
+            if (wal_batch_bytes(&n->batch) > wal_batch_bytes_max(n->wal) / 2) {
+                end_submission(n, now);
+            }
         }
         break;
     case EV_PERSISTED:

@@ -31,15 +31,21 @@ static bool is_done(void *ctx)
 
 static span_status world_run_op(struct sim_world *w, node_id node, struct gateway_op *op)
 {
-    op->owner = w;
-    op->done = plain_done;
-    op->deadline_ns = 0;
+    /* Not on the caller's stack: when the run has failed the gateway keeps it to the end. */
+    struct gateway_op *o = span_memdup(op, sizeof *op);
+    o->owner = w;
+    o->done = plain_done;
+    o->deadline_ns = 0;
     w->op_done = false;
-    cluster_op(w->c, node, op);
+    cluster_op(w->c, node, o);
     if (!cluster_run_until(w->c, is_done, w, 60 * SEC_NS)) {
         cluster_fail(w->c, "an operation did not end in 60 s");
+        o->read.pages = NULL;
+        w->op_left = o;
         return SPAN_DEADLINE;
     }
+    *op = *o;
+    span_free(o);
     return op->status;
 }
 

@@ -35,7 +35,7 @@ struct vfile {
     int lock;
     unsigned shm_mask; /* shared locks held */
     bool has_shm;
-    bool dir_sync;  /* with the next sync: it was created */
+    bool dir_sync;  /* with the next sync: it may be new */
     bool delete_it; /* when closed */
     char name[40];
 };
@@ -384,9 +384,10 @@ static int vfs_open(sqlite3_vfs *vfs, const char *path, sqlite3_file *file, int 
         errno = st == SPAN_NO_SPACE ? ENOSPC : EIO;
         return SQLITE_CANTOPEN;
     }
-    f->dir_sync =
-        create &&
+    /* Every connection that may have made it syncs the directory with its first sync. */
+    bool journal =
         (flags & (SQLITE_OPEN_WAL | SQLITE_OPEN_MAIN_JOURNAL | SQLITE_OPEN_SUPER_JOURNAL)) != 0;
+    f->dir_sync = journal && (flags & SQLITE_OPEN_CREATE) != 0;
     f->delete_it = (flags & SQLITE_OPEN_DELETEONCLOSE) != 0;
     f->v = (flags & SQLITE_OPEN_MAIN_DB) != 0 ? vnode_ref(node, name) : NULL;
     f->base.pMethods = &methods;

@@ -139,6 +139,7 @@ struct sim_world {
     size_t busy;
     size_t admin_busy;
     bool op_done;
+    struct gateway_op *op_left; /* did not end */
     size_t committed;
     size_t retried;
     size_t unknowns;
