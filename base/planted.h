@@ -16,7 +16,22 @@
 
 #define PLANTED_TABLE(X)                                                                           \
     X(COMMIT_WAIT_SKIPPED, 5, "D0: an answer leaves before tt_after of what it shows")             \
-    X(FSYNC_LIES, 20, "a sync of the log says OK and makes nothing durable")
+    X(LEASE_FORGOTTEN, 100, "B3: after a restart a replica votes at once, whatever it promised")   \
+    X(VOTE_NOT_PERSISTED, 100, "the vote of a term is not in the hard state")                      \
+    X(ACK_BEFORE_SYNC, 50, "a follower acknowledges entries that are not synced")                  \
+    X(FSYNC_LIES, 20, "a sync of the log says OK and makes nothing durable")                       \
+    X(ABORT_NOT_RECORDED, 100, "a coordinator without a record says aborted, and records nothing") \
+    X(LOCKS_TIME_OUT, 50, "C8: a prepared participant lets its locks go when it asks")             \
+    X(SAFE_TIME_IGNORES_PREPARED, 50, "A4: safe time passes prepared transactions")                \
+    X(READ_ABOVE_LEASE, 50, "B2: a leader answers reads when its lease is over")                   \
+    X(OLD_TERM_COMMITTED, 100, "Raft 5.4.2: entries of older terms are committed by counting")     \
+    X(FLOOR_MISSES_OUTCOME, 50, "A1: an outcome does not raise the floor")                         \
+    X(FLOOR_IGNORED, 50, "A2: a commit timestamp is not above the chooser's floor")                \
+    X(SEEN_IGNORED, 50, "A2: a commit timestamp is not above what the transaction saw")            \
+    X(STALE_TIME, 50, "A3: the clock is read before the events of a turn")                         \
+    X(CLOSED_AT_COMMIT, 50, "A4: the closed timestamp comes with the commit index")                \
+    X(FLIGHT_IGNORED, 50, "A5: a read does not wait for records in flight below it")               \
+    X(SERVES_TOO_EARLY, 50, "B6: a leader serves before an entry of its own term is applied")
 
 enum planted_bug {
 

@@ -2,6 +2,7 @@
 #include "shard/raft/raft_lease.h"
 
 #include "base/invariant.h"
+#include "base/planted.h"
 
 bool raft_clock_is_good(const struct tt_now *now)
 {
@@ -13,7 +14,7 @@ void raft_promise_init(struct raft_promise *p, bool fresh, struct tt_ts promised
     memset(p, 0, sizeof(*p));
     p->term = term;
     p->in_term = promised;
-    p->clock_unseen = !fresh;
+    p->clock_unseen = !fresh && !PLANTED(LEASE_FORGOTTEN);
 }
 
 void raft_promise_see_clock(struct raft_promise *p, const struct tt_now *now)

@@ -9,6 +9,7 @@
  * node-pair promises. A range costs some 15 bytes a heartbeat each way. */
 #include "base/alloc.h"
 #include "base/log.h"
+#include "base/planted.h"
 #include "shard/range/store_impl.h"
 
 #define PEER_LOST_NS    (500 * MS_NS)
@@ -134,7 +135,7 @@ static void heartbeat_to(struct store *s, const struct tt_now *now, node_id to,
         if (replica_may_serve(r, now) && hb->closed.ns < raft_lease_end(r->raft).ns) {
             r->floor = tt_max(r->floor, hb->closed);
             h->closed = true;
-            h->closed_index = raft_last_index(r->raft);
+            h->closed_index = PLANTED(CLOSED_AT_COMMIT) ? line.commit : raft_last_index(r->raft);
         }
     }
     msg_encode_heartbeat(store_out(s, to, STORE_CONTROL), hb);

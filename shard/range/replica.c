@@ -3,6 +3,7 @@
 #include "base/alloc.h"
 #include "base/invariant.h"
 #include "base/log.h"
+#include "base/planted.h"
 #include "shard/range/store_impl.h"
 
 #define APPLY_RETRY_NS (200 * MS_NS) /* a split that found no room */
@@ -142,7 +143,7 @@ uint64_t replica_mono_of(const struct tt_now *now, struct tt_ts t)
 void replica_learn(struct replica *r, struct tt_ts ts)
 {
     r->applied_ts = tt_max(r->applied_ts, ts);
-    r->floor = tt_max(r->floor, ts);
+    r->floor = PLANTED(FLOOR_MISSES_OUTCOME) ? r->floor : tt_max(r->floor, ts);
 }
 
 bool replica_may_serve(const struct replica *r, const struct tt_now *now)
@@ -153,6 +154,9 @@ bool replica_may_serve(const struct replica *r, const struct tt_now *now)
 struct tt_ts replica_safe_time(const struct replica *r)
 {
     struct tt_ts t = r->closed;
+    if (PLANTED(SAFE_TIME_IGNORES_PREPARED)) {
+        return t;
+    }
     LIST_EACH(it, &r->flight)
     {
         const struct rtxn *x = LIST_ENTRY(it, struct rtxn, in_state);
@@ -181,7 +185,7 @@ static void persist(struct replica *r, const struct raft_update *up)
         struct buf *b = store_scratch(r->store);
         enc_u8(b, 1);
         enc_u64(b, up->hard_state.term);
-        enc_u32(b, up->hard_state.voted_for);
+        enc_u32(b, PLANTED(VOTE_NOT_PERSISTED) ? 0 : up->hard_state.voted_for);
         io->sticky(io->ctx, r->id, STICKY_HARD_STATE, buf_slice(b));
     }
     for (size_t i = 0; i < up->entry_count; i++) {
@@ -795,7 +799,8 @@ void replica_settle(struct replica *r, const struct tt_now *now)
         if (r->leading && r->transfer_to != 0) {
             transfer_step(r, now);
         }
-        if (r->leading && !r->serving && raft_applied(r->raft) >= r->open_index && !r->broken) {
+        bool open = raft_applied(r->raft) >= r->open_index || PLANTED(SERVES_TOO_EARLY);
+        if (r->leading && !r->serving && open && !r->broken) {
             start_serving(r, now);
         }
         bool any = false;

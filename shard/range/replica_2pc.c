@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "base/invariant.h"
 #include "base/log.h"
+#include "base/planted.h"
 #include "shard/range/replica.h"
 
 /* ---- participant's side ---- */
@@ -362,6 +363,14 @@ void replica_on_query(struct replica *r, const struct tt_now *now, const struct 
     if (t != NULL) {
         rtxn_wound(r, now, t, SPAN_ABORTED); /* its commit request never came */
     }
+    if (PLANTED(ABORT_NOT_RECORDED)) {
+        struct txn_outcome a = {.participant = m->participant,
+                                .txn = m->txn,
+                                .coordinator = m->coordinator,
+                                .node = store_cfg(r->store)->self};
+        msg_encode_outcome(store_out(r->store, m->node, STORE_CONTROL), &a);
+        return;
+    }
     replica_propose_abort(r, now, &m->txn, m->coordinator, m->participant, m->node);
 }
 
@@ -412,6 +421,10 @@ void replica_rtxn_timer(struct replica *r, const struct tt_now *now, struct rtxn
         replica_abort_coordinated(r, now, t, SPAN_DEADLINE);
         break;
     case RTXN_PREPARED:
+        if (PLANTED(LOCKS_TIME_OUT)) {
+            lock_table_release(r->locks, &t->owner);
+            r->rerun_locks = true;
+        }
         ask(r, t);
         /* A coordinator that just lost its leader has a new one in some 300 ms: locks must not wait
          * for much longer. */

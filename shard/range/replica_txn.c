@@ -2,6 +2,7 @@
 #include "base/alloc.h"
 #include "base/invariant.h"
 #include "base/log.h"
+#include "base/planted.h"
 #include "shard/range/replica.h"
 
 static struct slice id_key(const struct txn_id *id)
@@ -213,7 +214,9 @@ struct rtxn *rtxn_of_request(struct replica *r, const struct tt_now *now,
 
 struct tt_ts replica_choose_ts(struct replica *r, struct tt_ts latest, struct tt_ts above)
 {
-    struct tt_ts s = tt_max(latest, tt_add(tt_max(r->floor, above), 1));
+    struct tt_ts floor = PLANTED(FLOOR_IGNORED) ? tt_ts_of(0) : r->floor;
+    above = PLANTED(SEEN_IGNORED) ? tt_ts_of(0) : above;
+    struct tt_ts s = tt_max(latest, tt_add(tt_max(floor, above), 1));
     return s.ns < raft_lease_end(r->raft).ns ? s : tt_ts_of(0);
 }
 

@@ -54,6 +54,7 @@ static void draw_net(struct sim_world *w, struct rng *r, unsigned one_in)
     struct sim_net *net = &w->opt.net;
     net->loss = rng_below(r, one_in) == 0 ? 0.01 * (double)rng_between(r, 1, 5) : 0;
     net->slow = rng_below(r, one_in) == 0 ? 0.01 : 0;
+    net->slow_ns = rng_below(r, 2) == 0 ? 50 * MS_NS : 700 * MS_NS;
     net->dup = rng_below(r, one_in) == 0 ? 0.05 : 0;
     net->dup_late_ns = rng_below(r, 2) == 0 ? 20 * MS_NS : 2 * SEC_NS;
     net->reorder = rng_below(r, one_in + 1) == 0;

@@ -22,6 +22,17 @@ struct watched {
     uint64_t applied;  /* and up to here looked at as writes */
     struct tt_ts safe; /* largest safe time published in this life */
     bool serving;
+
+    /* What this node has said or may have said about itself, and must keep over a crash. */
+    bool born; /* this life was looked at */
+    uint64_t kept_term;
+    uint32_t kept_vote;
+    uint64_t acked;      /* entries up to here were acknowledged ... */
+    uint64_t acked_hash; /* ... this one the last */
+    uint64_t term;       /* as of the last turn */
+    uint32_t vote;
+    struct tt_ts promise;     /* runs until here, as of the last turn */
+    struct tt_ts old_promise; /* of an earlier life */
 };
 
 struct committed {
@@ -103,6 +114,9 @@ static void on_entry(void *ctx, node_id node, range_id range, uint64_t index, ui
     }
     for (; w->size < index; w->size++) {
         w->log[w->size] = (struct seen_entry){0};
+    }
+    if (w->born && index <= w->acked) {
+        w->acked = 0; /* a new leader replaces what was never committed */
     }
     uint64_t hash =
         key3(term, type, payload.size == 0 ? 1 : span_hash64(payload.data, payload.size));
@@ -195,6 +209,76 @@ static void check_lease(struct sim_check *k, node_id node, const struct replica 
     w->serving = serves;
 }
 
+/* The first look after a start: hard state and entries that were durable are there. */
+static void check_kept(struct sim_check *k, node_id node, const struct replica *r,
+                       const struct watched *w)
+{
+    const struct raft_hard_state *hs = &r->raft->hs;
+    bool forgot = hs->term == w->kept_term && w->kept_vote != 0 && hs->voted_for != w->kept_vote;
+    if (hs->term < w->kept_term || forgot) {
+        cluster_fail(k->c,
+                     "one vote per term: node %u range %llu voted for %u in term %llu, after a "
+                     "restart it is in term %llu with a vote for %u",
+                     node, (unsigned long long)r->id, w->kept_vote,
+                     (unsigned long long)w->kept_term, (unsigned long long)hs->term, hs->voted_for);
+    }
+    if (w->acked <= r->raft->applied) {
+        return;
+    }
+    if (w->acked >= w->size || (w->log[w->acked].hash != w->acked_hash)) {
+        cluster_fail(k->c,
+                     "durability: node %u range %llu acknowledged entry %llu, after a restart it "
+                     "is not in its log",
+                     node, (unsigned long long)r->id, (unsigned long long)w->acked);
+    }
+}
+
+/* Rule B2: nobody votes, also not for himself, while a promise runs, unless the candidate has the
+ * leader's release. */
+static void check_vote(struct sim_check *k, node_id node, const struct replica *r,
+                       struct watched *w, const struct tt_now *now)
+{
+    const struct raft_hard_state *hs = &r->raft->hs;
+    struct tt_ts promise = tt_max(w->promise, w->old_promise);
+    bool votes = hs->voted_for != 0 && (hs->term != w->term || hs->voted_for != w->vote);
+    if (votes && w->term != 0 && !tt_after(&now->tt, promise) &&
+        cluster_alive(k->c, hs->voted_for)) {
+        const struct replica *c = store_replica(cluster_store(k->c, hs->voted_for), r->id);
+        if (c != NULL && c->raft != NULL && c->raft->role == RAFT_CANDIDATE &&
+            c->raft->hs.term == hs->term && !c->raft->has_release) {
+            cluster_fail(k->c,
+                         "promises are kept: node %u range %llu votes for %u in term %llu while "
+                         "its promise runs for another %llu us",
+                         node, (unsigned long long)r->id, hs->voted_for,
+                         (unsigned long long)hs->term,
+                         (unsigned long long)(promise.ns - now->tt.earliest.ns) / 1000);
+        }
+    }
+    w->term = hs->term;
+    w->vote = hs->voted_for;
+    w->promise = raft_promise_end(&r->raft->promise);
+}
+
+static void check_promises(struct sim_check *k, node_id node, const struct replica *r,
+                           struct watched *w, const struct tt_now *now)
+{
+    if (!w->born) {
+        check_kept(k, node, r, w);
+        w->born = true;
+        w->acked = 0;
+    }
+    if (raft_hs_is_durable(r->raft)) {
+        w->kept_term = r->raft->hs.term;
+        w->kept_vote = r->raft->hs.voted_for;
+    }
+    uint64_t acked = r->raft->role == RAFT_LEADER ? r->raft->stable : r->raft->acked;
+    if (acked != 0 && acked < w->size && w->log[acked].hash != 0) {
+        w->acked = acked;
+        w->acked_hash = w->log[acked].hash;
+    }
+    check_vote(k, node, r, w, now);
+}
+
 static void on_turn(void *ctx, node_id node, const struct tt_now *now)
 {
     struct sim_check *k = ctx;
@@ -211,6 +295,7 @@ static void on_turn(void *ctx, node_id node, const struct tt_now *now)
                          (unsigned long long)r->id);
         }
         check_leader(k, node, r);
+        check_promises(k, node, r, w, now);
         check_log(k, node, r, w);
         check_lease(k, node, r, w, now);
     }
@@ -228,6 +313,10 @@ static void on_down(void *ctx, node_id node)
         w->applied = 0;
         w->safe = tt_ts_of(0);
         w->serving = false;
+        w->born = false;
+        w->term = 0;
+        w->old_promise = tt_max(w->old_promise, w->promise);
+        w->promise = tt_ts_of(0);
     }
 }
 

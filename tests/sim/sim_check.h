@@ -5,6 +5,8 @@
  *   - one leader per term; one content per (range, index, term) (log matching)
  *   - what one node has committed at an index, every node that commits it has (state-machine
  *     safety), across crashes
+ *   - a vote, an acknowledged entry and a promise outlive a crash; nobody votes while it has
+ * promised not to
  *   - nobody applies a write at or below a safe time that it has published
  *   - leases of one range are disjoint in true time
  *   - at rest, and now and then: replicas with the same applied index have the same digest

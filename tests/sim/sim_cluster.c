@@ -61,6 +61,7 @@ struct node {
     bool ever;      /* was started before */
     uint64_t epoch; /* of its life: events for an earlier one are dropped */
     struct sim_clock clock;
+    struct tt_interval last_tt; /* of the turn before, for a planted bug */
     struct sim_disk disk;
     struct store *store;
     struct gateway *gateway;
@@ -602,6 +603,11 @@ static void run_turn(struct node *n)
     struct cluster *c = n->c;
     sim_vfs_set_time(c->now_ns);
     struct tt_now now = cluster_clock(c, n->id); /* rule A3: after everything was taken */
+    if (PLANTED(STALE_TIME)) {
+        struct tt_interval fresh = now.tt;
+        now.tt = n->last_tt.latest.ns == 0 ? fresh : n->last_tt;
+        n->last_tt = fresh;
+    }
     while (!list_is_empty(&n->inbox)) {
         struct event *e = LIST_ENTRY(n->inbox.next, struct event, inbox);
         list_remove(&e->inbox);

@@ -98,9 +98,10 @@ static void restart_cb(void *ctx)
 /* Also for a node that stopped by itself. */
 static void restart_later(struct sim_world *w, node_id node)
 {
+    struct rng *r = cluster_rng(w->c);
     w->restarts[node] = (struct restart){w, node};
-    cluster_at(w->c, cluster_now(w->c) + rng_below(cluster_rng(w->c), 1500 * MS_NS), restart_cb,
-               &w->restarts[node]);
+    uint64_t after_ns = rng_below(r, rng_below(r, 2) == 0 ? 30 * MS_NS : 1500 * MS_NS);
+    cluster_at(w->c, cluster_now(w->c) + after_ns, restart_cb, &w->restarts[node]);
 }
 
 static void crash(struct sim_world *w, node_id node, enum sim_crash how)

@@ -1,15 +1,13 @@
 /* Delays, loss, doubles, cuts; see sim_net.h. */
 #include "tests/sim/sim_net.h"
 
-#include "base/limits.h"
-
 #include <string.h>
 
 static uint64_t arrival(struct sim_net *n, struct rng *r, uint64_t now_ns)
 {
     uint64_t delay = rng_between(r, n->delay_min_ns, n->delay_max_ns);
     if (rng_double(r) < n->slow) {
-        delay += rng_below(r, 50 * MS_NS);
+        delay += rng_below(r, n->slow_ns + 1);
     }
     return now_ns + delay;
 }

@@ -14,7 +14,8 @@
 struct sim_net {
     uint64_t delay_min_ns;
     uint64_t delay_max_ns;
-    double slow; /* share of frames that take up to 50 ms */
+    double slow; /* share of frames that take up to slow_ns more */
+    uint64_t slow_ns;
     double loss;
     double dup; /* share of frames delivered twice, the second up to dup_late_ns later */
     uint64_t dup_late_ns;
