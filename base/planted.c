@@ -7,7 +7,7 @@
 uint64_t planted_bits;
 
 static const struct planted_info table[] = {
-#define PLANTED_ROW(name, seeds, text) {#name, seeds, text},
+#define PLANTED_ROW(name, seeds, scenario, text) {#name, seeds, #scenario, text},
     PLANTED_TABLE(PLANTED_ROW)
 #undef PLANTED_ROW
 };
@@ -31,13 +31,13 @@ static bool name_is(const char *name, const char *given)
     return name[i] == given[i];
 }
 
-bool planted_set(const char *name)
+const struct planted_info *planted_set(const char *name)
 {
     for (size_t i = 0; i < PLANTED_COUNT; i++) {
         if (name_is(table[i].name, name)) {
             planted_bits |= 1ULL << i;
-            return true;
+            return &table[i];
         }
     }
-    return false;
+    return NULL;
 }

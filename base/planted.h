@@ -5,8 +5,8 @@
  * simulator PLANTED costs one load that predicts well.
  *
  * Adding one is a line below and `if (PLANTED(NAME))` where the rule is kept. Columns: name, seeds
- * within which it must be found, what is broken (with the rule). Seeds are counted from 1 and of
- * the scenario `any`, unless the text begins with another one in brackets. */
+ * (counted from 1) within which it must be found, their scenario, what is broken (with the rule).
+ */
 #ifndef SPAN_BASE_PLANTED_H
 #define SPAN_BASE_PLANTED_H
 
@@ -15,27 +15,30 @@
 #include <stdint.h>
 
 #define PLANTED_TABLE(X)                                                                           \
-    X(COMMIT_WAIT_SKIPPED, 5, "D0: an answer leaves before tt_after of what it shows")             \
-    X(LEASE_FORGOTTEN, 100, "B3: after a restart a replica votes at once, whatever it promised")   \
-    X(VOTE_NOT_PERSISTED, 100, "the vote of a term is not in the hard state")                      \
-    X(ACK_BEFORE_SYNC, 50, "a follower acknowledges entries that are not synced")                  \
-    X(FSYNC_LIES, 20, "a sync of the log says OK and makes nothing durable")                       \
-    X(ABORT_NOT_RECORDED, 100, "a coordinator without a record says aborted, and records nothing") \
-    X(LOCKS_TIME_OUT, 50, "C8: a prepared participant lets its locks go when it asks")             \
-    X(SAFE_TIME_IGNORES_PREPARED, 50, "A4: safe time passes prepared transactions")                \
-    X(READ_ABOVE_LEASE, 50, "B2: a leader answers reads when its lease is over")                   \
-    X(OLD_TERM_COMMITTED, 100, "Raft 5.4.2: entries of older terms are committed by counting")     \
-    X(FLOOR_MISSES_OUTCOME, 50, "A1: an outcome does not raise the floor")                         \
-    X(FLOOR_IGNORED, 50, "A2: a commit timestamp is not above the chooser's floor")                \
-    X(SEEN_IGNORED, 50, "A2: a commit timestamp is not above what the transaction saw")            \
-    X(STALE_TIME, 50, "A3: the clock is read before the events of a turn")                         \
-    X(CLOSED_AT_COMMIT, 50, "A4: the closed timestamp comes with the commit index")                \
-    X(FLIGHT_IGNORED, 50, "A5: a read does not wait for records in flight below it")               \
-    X(SERVES_TOO_EARLY, 50, "B6: a leader serves before an entry of its own term is applied")
+    X(COMMIT_WAIT_SKIPPED, 5, any, "D0: an answer leaves before tt_after of what it shows")        \
+    X(LEASE_FORGOTTEN, 100, crash,                                                                 \
+      "B3: after a restart a replica votes at once, whatever it promised")                         \
+    X(VOTE_NOT_PERSISTED, 100, any, "the vote of a term is not in the hard state")                 \
+    X(ACK_BEFORE_SYNC, 50, any, "a follower acknowledges entries that are not synced")             \
+    X(FSYNC_LIES, 20, any, "a sync of the log says OK and makes nothing durable")                  \
+    X(ABORT_NOT_RECORDED, 150, late,                                                               \
+      "a coordinator without a record says aborted, and records nothing")                          \
+    X(LOCKS_TIME_OUT, 50, any, "C8: a prepared participant lets its locks go when it asks")        \
+    X(SAFE_TIME_IGNORES_PREPARED, 50, any, "A4: safe time passes prepared transactions")           \
+    X(READ_ABOVE_LEASE, 150, net, "B2, B7: a leader without its lease goes on answering reads")    \
+    X(OLD_TERM_COMMITTED, 100, any,                                                                \
+      "Raft 5.4.2: entries of older terms are committed by counting")                              \
+    X(FLOOR_MISSES_OUTCOME, 150, any, "A1: an outcome does not raise the floor")                   \
+    X(FLOOR_IGNORED, 50, any, "A2: a commit timestamp is not above the chooser's floor")           \
+    X(SEEN_IGNORED, 50, any, "A2: a commit timestamp is not above what the transaction saw")       \
+    X(STALE_TIME, 50, any, "A3: the clock is read before the events of a turn")                    \
+    X(CLOSED_AT_COMMIT, 50, any, "A4: the closed timestamp comes with the commit index")           \
+    X(FLIGHT_IGNORED, 50, any, "A5: a read does not wait for records in flight below it")          \
+    X(SERVES_TOO_EARLY, 50, any, "B6: a leader serves before an entry of its own term is applied")
 
 enum planted_bug {
 
-#define PLANTED_ENUM(name, seeds, text) PLANTED_##name,
+#define PLANTED_ENUM(name, seeds, scenario, text) PLANTED_##name,
     PLANTED_TABLE(PLANTED_ENUM)
 #undef PLANTED_ENUM
         PLANTED_COUNT
@@ -48,12 +51,13 @@ extern uint64_t planted_bits; /* by enum planted_bug; written before any thread 
 struct planted_info {
     const char *name; /* as in the table; --plant takes it in lower case with dashes */
     unsigned seeds;
+    const char *scenario;
     const char *text;
 };
 
 /* NULL from PLANTED_COUNT on. */
 const struct planted_info *planted_get(size_t i);
-/* False: no such name. Only for the simulator, before it runs. */
-bool planted_set(const char *name);
+/* NULL: no such name. Only for the simulator, before it runs. */
+const struct planted_info *planted_set(const char *name);
 
 #endif

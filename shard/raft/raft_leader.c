@@ -537,7 +537,7 @@ void raft_leader_refresh(struct raft *r, const struct tt_now *now, struct raft_u
         r->clock_bad_mono_ns = now->mono_ns;
     }
     r->clock_bad = bad;
-    if (now->mono_ns >= quorum_deadline(r)) {
+    if (now->mono_ns >= quorum_deadline(r) && !PLANTED(READ_ABOVE_LEASE)) {
         step_down(r, now, RAFT_DOWN_NO_QUORUM, up);
         return;
     }

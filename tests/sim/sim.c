@@ -18,6 +18,7 @@ static const struct sim_scenario scenarios[] = {
     {"net", "lost, late, doubled and reordered messages, cuts"},
     {"disk", "stalls, failing syncs, full disks, flipped bits, torn writes"},
     {"move", "splits and leadership transfers all the time"},
+    {"late", "messages doubled and very late, clients that write without reading"},
     {"many", "5 to 7 nodes, up to 50 ranges"},
 };
 
@@ -64,13 +65,16 @@ static void draw_net(struct sim_world *w, struct rng *r, unsigned one_in)
  * without locks. */
 static void draw_clients(struct sim_world *w, struct rng *r)
 {
-    static const unsigned usual[K_COUNT] = {40, 12, 6, 14, 6, 6, 8, 8};
+    static const unsigned usual[K_COUNT] = {40, 12, 6, 14, 6, 6, 8, 8, 12};
     for (unsigned k = 0; k < K_COUNT; k++) {
         bool none = k != K_TRANSFER && rng_below(r, 3) == 0;
         w->weights[k] = none ? 0 : 1 + (unsigned)rng_below(r, 2 * usual[k]);
     }
     if (rng_below(r, 3) == 0) {
         w->weights[K_AUDIT] = w->weights[K_PAST] = w->weights[K_STALE] = 0;
+    }
+    if (rng_below(r, 5) == 0) {
+        w->weights[K_PUT] = 100; /* floors alone order blind writes */
     }
     for (unsigned k = 0; k < K_COUNT; k++) {
         w->weight_sum += w->weights[k];
@@ -91,11 +95,13 @@ static void draw_faults(struct sim_world *w, struct rng *r)
         [FAULT_EIO] = 5,   [FAULT_NO_ROOM] = 4, [FAULT_FLIP] = 1};
     static const unsigned move[FAULT_COUNT] = {
         [FAULT_TRANSFER] = 10, [FAULT_SPLIT] = 8, [FAULT_CRASH] = 2};
+    static const unsigned late[FAULT_COUNT] = {[FAULT_PAUSE] = 2, [FAULT_TRANSFER] = 2};
     const char *s = w->sim.scenario;
     const unsigned *weights = is(s, "crash")  ? crash
                               : is(s, "net")  ? net
                               : is(s, "disk") ? disk
                               : is(s, "move") ? move
+                              : is(s, "late") ? late
                                               : usual;
     w->faults = !is(s, "calm") && rng_below(r, 10) != 0;
     w->fault_gap_ns = rng_between(r, 50 * MS_NS, 1500 * MS_NS);
@@ -105,6 +111,16 @@ static void draw_faults(struct sim_world *w, struct rng *r)
     }
     if (w->faults && (is(s, "net") || weights == usual)) {
         draw_net(w, r, is(s, "net") ? 2 : 4);
+    }
+    if (is(s, "late")) {
+        struct sim_net *n = &w->opt.net;
+        *n = (struct sim_net){.delay_min_ns = n->delay_min_ns,
+                              .delay_max_ns = n->delay_max_ns,
+                              .slow = 0.03,
+                              .slow_ns = 700 * MS_NS,
+                              .dup = 0.2,
+                              .dup_late_ns = SEC_NS,
+                              .reorder = true};
     }
     if (w->faults && (is(s, "disk") || (weights == usual && rng_below(r, 4) == 0))) {
         w->opt.sync_stall = 0.002 * (double)rng_below(r, 4);
@@ -120,7 +136,7 @@ static void draw(struct sim_world *w)
     draw_clients(w, &r);
     if (is(w->sim.scenario, "any")) {
         static const char *const mixes[] = {"crash", "net", "disk", "move",
-                                            "any",   "any", "any",  "any"};
+                                            "late",  "any", "any",  "any"};
         w->sim.scenario = rng_below(&r, 40) == 0 ? "many" : mixes[rng_below(&r, 8)];
     }
     if (is(w->sim.scenario, "many")) {
@@ -129,6 +145,12 @@ static void draw(struct sim_world *w)
         w->accounts = ACCOUNTS_MAX;
         w->opt.segment_bytes = w->opt.segment_bytes < 256 * KIB ? 256 * KIB : w->opt.segment_bytes;
     }
+    w->cells = w->accounts + 1 + (unsigned)rng_below(&r, REGISTERS_MAX);
+    if (is(w->sim.scenario, "late")) {
+        w->weights[K_PUT] += 100;
+        w->weight_sum += 100;
+    }
+    w->readers = rng_below(&r, 3) == 0 ? 1 + (unsigned)rng_below(&r, 3) : 0;
     draw_faults(w, &r);
     w->opt.trace = w->sim.trace;
 }

@@ -86,7 +86,7 @@ static void op_done(struct gateway_op *op)
 static void add_read(struct sim_world *w, struct htxn *t, struct slice key, struct slice value)
 {
     struct cell cell;
-    if (!sim_parse_cell(key, value, &cell) || cell.account >= w->accounts) {
+    if (!sim_parse_cell(key, value, &cell) || cell.account >= w->cells) {
         cluster_fail(w->c, "a row that nobody wrote");
         return;
     }
@@ -134,7 +134,7 @@ static void begin(struct client *c)
     while (pick >= w->weights[k]) {
         pick -= w->weights[k++];
     }
-    t->kind = (enum kind)k;
+    t->kind = w->readers != 0 && c->n % (w->readers + 1) == 0 ? K_AUDIT : (enum kind)k;
     t->begun_ns = cluster_now(w->c);
     t->floor = w->floor;
     struct tt_now now = cluster_clock(w->c, c->node);
@@ -261,7 +261,8 @@ static size_t make_writes(struct client *c)
             return 0;
         }
         int64_t balance = was->balance + (i == 0 ? -amount : amount);
-        t->writes[i] = (struct cell){c->accounts[i], balance, c->txn};
+        t->writes[i] =
+            (struct cell){.account = c->accounts[i], .balance = balance, .writer = c->txn};
         sim_value_of(&c->values[i], balance, c->txn);
         c->writes[i] =
             (struct txn_write){.key = buf_slice(&c->keys[i]), .value = buf_slice(&c->values[i])};
@@ -398,6 +399,36 @@ static void step_blind(struct client *c)
     }
 }
 
+/* Blind writes: nothing that was seen pushes their timestamps up, only floors do. */
+static void step_put(struct client *c)
+{
+    struct sim_world *w = c->w;
+    struct rng *r = cluster_rng(w->c);
+    struct htxn *t = txn_of(c);
+    if (c->phase++ > 0) {
+        committed(c);
+        return;
+    }
+    unsigned registers = w->cells - w->accounts;
+    unsigned first = (unsigned)rng_below(r, registers);
+    t->write_count = registers > 1 ? 1 + rng_below(r, 2) : 1;
+    for (unsigned i = 0; i < t->write_count; i++) {
+        struct cell *cell = &t->writes[i];
+        *cell = (struct cell){.account = w->accounts + (first + i) % registers,
+                              .balance = (int64_t)rng_below(r, 1000),
+                              .writer = c->txn,
+                              .absent = rng_below(r, 4) == 0};
+        c->accounts[i] = cell->account;
+        sim_account_key(&c->keys[i], cell->account);
+        sim_value_of(&c->values[i], cell->balance, c->txn);
+        c->writes[i] = (struct txn_write){.key = buf_slice(&c->keys[i]),
+                                          .value = buf_slice(&c->values[i]),
+                                          .tombstone = cell->absent};
+    }
+    qsort(c->writes, t->write_count, sizeof c->writes[0], write_cmp);
+    commit(c, t->write_count, true);
+}
+
 /* Reads everything, page after page; gaps left by full pages are read one after the other. */
 static void step_scan(struct client *c)
 {
@@ -511,6 +542,9 @@ static void step(struct client *c)
         break;
     case K_BLIND:
         step_blind(c);
+        break;
+    case K_PUT:
+        step_put(c);
         break;
     case K_AUDIT:
     case K_PAST:

@@ -52,7 +52,7 @@ void world_split_at_random(struct sim_world *w)
         sim_table_key(&a->key, TABLE_JOURNAL);
         sim_be32(&a->key, (uint32_t)rng_below(cluster_rng(w->c), 256));
     } else {
-        sim_account_key(&a->key, (unsigned)rng_below(cluster_rng(w->c), w->accounts));
+        sim_account_key(&a->key, (unsigned)rng_below(cluster_rng(w->c), w->cells));
     }
     a->op.u.split.key = buf_slice(&a->key);
     cluster_op(w->c, sim_any_alive(w), &a->op);

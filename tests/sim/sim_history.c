@@ -315,7 +315,10 @@ static void apply(struct sim_world *w, const struct htxn *t, size_t i, struct ce
 {
     if (i == 0) {
         for (unsigned a = 0; a < w->accounts; a++) {
-            state[a] = (struct cell){a, START_BALANCE, 0};
+            state[a] = (struct cell){.account = a, .balance = START_BALANCE};
+        }
+        for (unsigned a = w->accounts; a < w->cells; a++) {
+            state[a] = (struct cell){.account = a, .absent = true};
         }
     }
     for (size_t k = 0; k < t->write_count; k++) {
@@ -327,11 +330,15 @@ static void check_reads(struct sim_world *w, const struct htxn *t, size_t i,
                         const struct cell *state)
 {
     int64_t sum = 0;
+    size_t present = 0;
+    for (unsigned a = 0; a < w->cells; a++) {
+        present += state[a].absent ? 0 : 1;
+    }
     for (size_t k = 0; k < t->read_count && !world_failed(w); k++) {
         const struct cell *r = &t->reads[k];
         const struct cell *s = &state[r->account];
-        sum += r->balance;
-        if (r->writer != s->writer || r->balance != s->balance) {
+        sum += r->account < w->accounts ? r->balance : 0;
+        if (r->writer != s->writer || r->balance != s->balance || s->absent) {
             const struct htxn *a = &w->history[r->writer];
             const struct htxn *b = &w->history[s->writer];
             cluster_fail(
@@ -346,9 +353,9 @@ static void check_reads(struct sim_world *w, const struct htxn *t, size_t i,
     }
     bool whole = t->kind == K_AUDIT || t->kind == K_PAST || t->kind == K_STALE;
     if (whole && !world_failed(w) &&
-        (t->read_count != w->accounts || sum != (int64_t)w->accounts * START_BALANCE)) {
-        cluster_fail(w->c, "transaction %zu (kind %d) saw %zu accounts with %lld", i, t->kind,
-                     t->read_count, (long long)sum);
+        (t->read_count != present || sum != (int64_t)w->accounts * START_BALANCE)) {
+        cluster_fail(w->c, "transaction %zu (kind %d) saw %zu rows of %zu with %lld", i, t->kind,
+                     t->read_count, present, (long long)sum);
     }
 }
 
@@ -374,11 +381,13 @@ static void check_locked(struct sim_world *w, const struct htxn *t, size_t i, co
     uint64_t from = 0;
     uint64_t until = UINT64_MAX;
     int64_t sum = 0;
+    size_t accounts = 0;
     for (size_t k = 0; k < t->read_count; k++) {
         const struct cell *r = &t->reads[k];
         uint64_t written = w->history[r->writer].ts.ns;
         from = written > from ? written : from;
-        sum += r->balance;
+        sum += r->account < w->accounts ? r->balance : 0;
+        accounts += r->account < w->accounts ? 1 : 0;
         bool after = false;
         for (size_t x = 0; x < n; x++) { /* the next writer of the account */
             const struct htxn *o = &w->history[order[x]];
@@ -401,9 +410,9 @@ static void check_locked(struct sim_world *w, const struct htxn *t, size_t i, co
             i, (unsigned long long)from, (unsigned long long)until,
             (unsigned long long)t->floor.ns);
     }
-    if (t->read_count != w->accounts || sum != (int64_t)w->accounts * START_BALANCE) {
-        cluster_fail(w->c, "transaction %zu saw %zu accounts with %lld under locks", i,
-                     t->read_count, (long long)sum);
+    if (accounts != w->accounts || sum != (int64_t)w->accounts * START_BALANCE) {
+        cluster_fail(w->c, "transaction %zu saw %zu accounts with %lld under locks", i, accounts,
+                     (long long)sum);
     }
 }
 
@@ -415,10 +424,11 @@ static void check_row(struct sim_world *w, struct slice key, struct slice value)
     if (sim_is_journal(key)) {
         return;
     }
-    if (!sim_parse_cell(key, value, &c) || c.writer != expected[c.account].writer ||
-        c.balance != expected[c.account].balance) {
-        cluster_fail(w->c, "a replica has account %u of %llu, it should be of %llu", c.account,
-                     (unsigned long long)c.writer, (unsigned long long)expected[c.account].writer);
+    if (!sim_parse_cell(key, value, &c) || c.account >= w->cells || expected[c.account].absent ||
+        c.writer != expected[c.account].writer || c.balance != expected[c.account].balance) {
+        cluster_fail(w->c, "a replica has account %u of %llu, which is not what was committed last",
+                     c.account, (unsigned long long)c.writer);
+        return;
     }
     expected[c.account].account = UINT32_MAX; /* seen */
 }
@@ -430,10 +440,10 @@ static void check_replicas(struct sim_world *w, struct tt_ts ts, const struct ce
         if (!cluster_alive(w->c, n)) {
             continue;
         }
-        expected = span_memdup(state, w->accounts * sizeof *state);
+        expected = span_memdup(state, w->cells * sizeof *state);
         world_scan_tables(w, n, ts, check_row);
-        for (unsigned a = 0; a < w->accounts && !world_failed(w); a++) {
-            if (expected[a].account != UINT32_MAX) {
+        for (unsigned a = 0; a < w->cells && !world_failed(w); a++) {
+            if (expected[a].account != UINT32_MAX && !expected[a].absent) {
                 cluster_fail(w->c, "node %u lacks account %u at %llu", n, a,
                              (unsigned long long)ts.ns);
             }
@@ -446,7 +456,7 @@ static void check_history(struct sim_world *w)
 {
     size_t n;
     size_t *order = committed_order(w, &n);
-    struct cell *state = span_calloc(w->accounts, sizeof *state);
+    struct cell *state = span_calloc(w->cells, sizeof *state);
     size_t snapshots = 0;
     bool untimed = false; /* a committed transfer whose timestamp nobody knows: no exact replay */
     for (size_t i = 0; i < w->count; i++) {

@@ -16,6 +16,7 @@ struct flags {
     struct sim_options sim;
     uint64_t seeds;
     char plant[64];
+    const char *plant_scenario;
     bool hashes;
     bool quiet;
     bool list;
@@ -38,14 +39,16 @@ static void usage(FILE *to)
         fprintf(to, "                       %-6s %s\n", sim_scenario_get(i)->name,
                 sim_scenario_get(i)->text);
     }
-    fprintf(to, "  --steps N          clients and faults stop after so many events\n"
-                "  --trace            writes every event, fault and verdict\n"
-                "  --hash             prints the trace hash of each seed\n"
-                "  --quiet            one line at the end, or the failure\n"
-                "  --plant NAME       breaks a rule on purpose (a control; tests/sim/README.md)\n"
-                "  --controls         lists the planted bugs: name, seeds to find it in, rule\n\n"
-                "Example:\n"
-                "  spanlite sim --seed 1 --seeds 100\n");
+    fprintf(
+        to,
+        "  --steps N          clients and faults stop after so many events\n"
+        "  --trace            writes every event, fault and verdict\n"
+        "  --hash             prints the trace hash of each seed\n"
+        "  --quiet            one line at the end, or the failure\n"
+        "  --plant NAME       breaks a rule on purpose (a control; tests/sim/README.md)\n"
+        "  --controls         lists the planted bugs: name, seeds to find it in, scenario, rule\n\n"
+        "Example:\n"
+        "  spanlite sim --seed 1 --seeds 100\n");
 }
 
 static void list_controls(void)
@@ -55,7 +58,7 @@ static void list_controls(void)
         for (const char *s = p->name; *s != 0; s++) {
             putchar(*s == '_' ? '-' : tolower((unsigned char)*s));
         }
-        printf(" %u %s\n", p->seeds, p->text);
+        printf(" %u %s %s\n", p->seeds, p->scenario, p->text);
     }
 }
 
@@ -94,7 +97,9 @@ static int parse_flag(const char *flag, const char *value)
     }
     if (strcmp(flag, "--plant") == 0) {
         (void)snprintf(flags.plant, sizeof flags.plant, "%s", value == NULL ? "" : value);
-        return value != NULL && planted_set(value) ? 2 : 0;
+        const struct planted_info *p = value == NULL ? NULL : planted_set(value);
+        flags.plant_scenario = p == NULL ? NULL : p->scenario;
+        return p != NULL ? 2 : 0;
     }
     flags.sim.trace = flags.sim.trace || strcmp(flag, "--trace") == 0;
     flags.hashes = flags.hashes || strcmp(flag, "--hash") == 0;
@@ -184,7 +189,7 @@ static int run(void)
 
 int sim_main(int argc, char **argv)
 {
-    flags = (struct flags){.sim = {.seed = 1, .scenario = "any"}, .seeds = 1};
+    flags = (struct flags){.sim = {.seed = 1}, .seeds = 1};
     for (int i = 1; i < argc;) {
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
             usage(stdout);
@@ -197,6 +202,9 @@ int sim_main(int argc, char **argv)
             return COMMAND_USAGE;
         }
         i += used;
+    }
+    if (flags.sim.scenario == NULL) {
+        flags.sim.scenario = flags.plant_scenario == NULL ? "any" : flags.plant_scenario;
     }
     if (flags.list) {
         list_controls();

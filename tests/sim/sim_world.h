@@ -18,6 +18,7 @@
 #define TABLE_JOURNAL  1025
 #define CLIENTS_MAX    16
 #define ACCOUNTS_MAX   48
+#define REGISTERS_MAX  8
 #define START_BALANCE  1000
 #define RETRY_AGE_NS   (10 * SEC_NS)
 
@@ -37,6 +38,7 @@ enum kind {
     K_STALE,    /* read-only, bounded staleness */
     K_LOCKED,   /* read-write that only reads: all accounts under S, validated */
     K_ROLLBACK, /* a transfer that is given up */
+    K_PUT,      /* registers: written or deleted without being read */
     K_COUNT,
 };
 
@@ -44,6 +46,7 @@ struct cell {
     unsigned account;
     int64_t balance;
     uint64_t writer; /* number of the transaction in the history */
+    bool absent;     /* a register that was deleted or never written */
 };
 
 struct htxn {
@@ -124,6 +127,7 @@ struct sim_world {
     struct client clients[CLIENTS_MAX];
     size_t client_count;
     unsigned accounts;
+    unsigned cells; /* accounts, then registers: rows of the same table */
     uint32_t seq;
     struct tt_ts floor; /* max over what was acknowledged so far */
     bool stopping;
@@ -131,6 +135,7 @@ struct sim_world {
     unsigned fault_weights[FAULT_COUNT];
     unsigned weights[K_COUNT];
     unsigned weight_sum;
+    unsigned readers; /* one in so many clients only audits; 0: none */
     uint64_t think_ns;
     unsigned think_share;  /* of 100 steps */
     uint64_t fault_gap_ns; /* between two faults, at most */
