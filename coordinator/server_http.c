@@ -52,8 +52,8 @@ static void on_health(void *ctx, const struct http_request *q, struct http_respo
     struct clock_info ci;
     node_status_get(s->node, &ns);
     clock_info_get(s->clock, &ci);
-    bool well =
-        !ns.unfit && ci.state < CLOCK_STALE_READS_ONLY && strcmp(ns.wal_state, "running") == 0;
+    bool well = !ns.unfit && ci.state < CLOCK_STALE_READS_ONLY &&
+                strcmp(ns.wal_state, "running") == 0 && ns.flush_error[0] == '\0' && ns.broken == 0;
     r->status = well ? 200 : 503;
     if (well) {
         buf_append_str(&r->body, "ok\n");
@@ -61,6 +61,14 @@ static void on_health(void *ctx, const struct http_request *q, struct http_respo
     if (ns.unfit || strcmp(ns.wal_state, "running") != 0) {
         buf_printf(&r->body, "disk: log is %s%s\n", ns.wal_state,
                    ns.unfit ? ", too slow to lead" : "");
+    }
+    if (ns.flush_error[0] != '\0') {
+        buf_printf(&r->body, "disk: %s\n", ns.flush_error);
+    }
+    if (ns.broken > 0) {
+        buf_printf(&r->body,
+                   "data: %zu replica%s can not go on from damaged files; the log names them\n",
+                   ns.broken, ns.broken == 1 ? "" : "s");
     }
     if (ci.state >= CLOCK_STALE_READS_ONLY) {
         buf_printf(&r->body, "clock: %s\n", ci.reason);

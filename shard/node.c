@@ -26,6 +26,8 @@
 #define FIT_AGAIN_NS     (10 * SEC_NS)
 #define CLOCK_REFRESH_NS (1000 * MS_NS)
 #define FLUSH_IDLE_NS    (30 * SEC_NS)
+#define FLUSH_BAD_NS     (3 * SEC_NS) /* a flush that failed is tried again every second */
+#define FLUSH_SAID_NS    (10 * SEC_NS)
 
 enum item_kind {
     ITEM_PERSISTED,
@@ -111,6 +113,11 @@ struct node {
     _Atomic uint64_t point_turns[1U << 8]; /* and of those under way, by turn */
     size_t turn_wal_bytes;                 /* a turn ends early when it has this much to persist */
     bool unfit;
+    pthread_mutex_t flush_lock;
+    char flush_error[NODE_FLUSH_ERROR_BYTES]; /* under it: the last one */
+    _Atomic uint64_t flush_bad_until_ns;
+    uint64_t flush_said_ns; /* the flusher's */
+    _Atomic uint64_t status_broken;
     atomic_bool draining;
     atomic_bool fatal;
     _Atomic uint64_t status_ranges;
@@ -491,6 +498,7 @@ static void check_disk(struct node *n, const struct tt_now *now)
         return;
     }
     n->slow_check_ns = now->mono_ns + SLOW_CHECK_NS;
+    atomic_store_explicit(&n->status_broken, store_broken_count(n->store), memory_order_relaxed);
     bool slow =
         wal_oldest_unsynced_ns(n->wal) > n->cfg.lease_ns || wal_state_get(n->wal) != WAL_RUNNING;
     if (slow) {
@@ -604,6 +612,21 @@ static void *worker_main(void *arg)
 
 /* ---- flusher ---- */
 
+/* It is tried again every second, for every range: said now and then, and on /healthz meanwhile. */
+static void note_flush_failure(struct node *n, range_id range, const struct span_error *err)
+{
+    uint64_t now = clock_os_mono_ns();
+    (void)pthread_mutex_lock(&n->flush_lock);
+    (void)snprintf(n->flush_error, sizeof n->flush_error, "%.255s", err->text);
+    (void)pthread_mutex_unlock(&n->flush_lock);
+    atomic_store(&n->flush_bad_until_ns, now + FLUSH_BAD_NS);
+    if (n->flush_said_ns == 0 || n->flush_said_ns + FLUSH_SAID_NS <= now) {
+        n->flush_said_ns = now;
+        SPAN_LOG(WARN, "flush step failed, tried again", "range=%llu error=\"%s\"",
+                 (unsigned long long)range, err->text);
+    }
+}
+
 static void *flusher_main(void *arg)
 {
     struct node *n = arg;
@@ -619,8 +642,7 @@ static void *flusher_main(void *arg)
             struct flush_item *f = MAILBOX_ENTRY(items, struct flush_item, item);
             struct span_error err = {0};
             if (engine_flush_run(f->job, &err) != SPAN_OK) {
-                SPAN_LOG(WARN, "flush step failed", "range=%llu error=%s",
-                         (unsigned long long)f->range, err.text);
+                note_flush_failure(n, f->range, &err);
             }
             struct own_item *i = SPAN_NEW(struct own_item);
             i->kind = ITEM_FLUSHED;
@@ -898,6 +920,7 @@ static void node_free(struct node *n)
     }
     mailbox_free(n->frames);
     mailbox_free(n->flusher_box);
+    (void)pthread_mutex_destroy(&n->flush_lock);
     for (size_t i = 0; i < LIMIT_PEERS; i++) {
         buf_deinit(&n->peers[i].out[0]);
         buf_deinit(&n->peers[i].out[1]);
@@ -918,6 +941,7 @@ span_status node_open(const struct node_config *cfg, struct node **out, struct s
     n->range_dir = span_asprintf("%s/ranges", cfg->dir);
     n->frames = mailbox_new(0);
     n->flusher_box = mailbox_new(0);
+    (void)pthread_mutex_init(&n->flush_lock, NULL);
     wal_batch_init(&n->batch);
     n->store = make_store(n);
     span_status st = recover(n, err);
@@ -991,7 +1015,13 @@ void node_status_get(struct node *n, struct node_status *out)
         .mailbox_wakeups = ms.wakeups,
         .wal_state = states[wal_state_get(n->wal)],
         .unfit = atomic_load_explicit(&n->status_unfit, memory_order_relaxed),
+        .broken = atomic_load_explicit(&n->status_broken, memory_order_relaxed),
     };
+    if (clock_os_mono_ns() < atomic_load(&n->flush_bad_until_ns)) {
+        (void)pthread_mutex_lock(&n->flush_lock);
+        memcpy(out->flush_error, n->flush_error, sizeof out->flush_error);
+        (void)pthread_mutex_unlock(&n->flush_lock);
+    }
 }
 
 void node_close(struct node *n, uint64_t patience_ns)

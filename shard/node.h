@@ -95,6 +95,8 @@ SPAN_CHECKED span_status node_call(struct node *n,
 struct transport *node_transport(struct node *n);
 struct wal_faults *node_wal_faults(struct node *n);
 
+#define NODE_FLUSH_ERROR_BYTES 256
+
 struct node_status {
     size_t ranges;
     size_t leads;
@@ -106,8 +108,10 @@ struct node_status {
     uint64_t sync_ns_total;
     uint64_t mailbox_posts;
     uint64_t mailbox_wakeups;
-    const char *wal_state; /* static text */
-    bool unfit;            /* disk too slow to lead (H10) */
+    const char *wal_state;                    /* static text */
+    bool unfit;                               /* disk too slow to lead (H10) */
+    size_t broken;                            /* replicas that can not go on from their data */
+    char flush_error[NODE_FLUSH_ERROR_BYTES]; /* of a flush in the last seconds; empty: none */
 };
 
 void node_status_get(struct node *n, struct node_status *out); /* any thread */

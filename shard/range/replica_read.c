@@ -3,6 +3,7 @@
  * and the caller continues. */
 #include "base/alloc.h"
 #include "base/planted.h"
+#include "base/log.h"
 #include "shard/range/replica.h"
 
 struct collect {
@@ -40,6 +41,19 @@ static bool collect_row(void *ctx, struct slice key, struct slice value, struct 
     buf_append_slice(c->bytes, key);
     buf_append_slice(c->bytes, value);
     return true;
+}
+
+/* Damaged data takes this replica out, and not the statement: the others have the right bytes. */
+static void refuse_read(struct replica *r, const struct range_request *q, span_status st)
+{
+    if (st == SPAN_CORRUPT || st == SPAN_IO) {
+        SPAN_LOG(ERROR, "a read failed", "range=%llu error=\"%s\"", (unsigned long long)r->id,
+                 engine_error(r->engine)->text);
+        replica_break(r, "read", st);
+        replica_refuse(r, q, SPAN_NOT_LEADER, "this replica is out");
+    } else {
+        replica_refuse(r, q, st, "");
+    }
 }
 
 /* One span at `at`. `covered` (start, end) is what the answer stands for, for locking; false: stop,
@@ -180,10 +194,7 @@ static void read_at(struct replica *r, const struct range_request *q, struct tt_
     if (st == SPAN_OK) {
         answer(r, q, &o, t_safe);
     } else {
-        if (st == SPAN_CORRUPT || st == SPAN_IO) {
-            replica_break(r, "read", st);
-        }
-        replica_refuse(r, q, st, "");
+        refuse_read(r, q, st);
     }
     buf_deinit(&stop);
     read_out_free(&o);
@@ -338,7 +349,7 @@ static void locking_read(struct replica *r, const struct tt_now *now, struct sli
         }
     }
     if (st != SPAN_OK) {
-        replica_refuse(r, q, st, "");
+        refuse_read(r, q, st);
     } else if (rtxn_find(r, &q->txn) != t) {
         replica_refuse(r, q, SPAN_WOUNDED, "");
     } else if (got == TAKEN_WAITING) {

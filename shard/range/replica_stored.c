@@ -414,8 +414,6 @@ void replica_flush_done(struct replica *r, const struct tt_now *now, struct engi
     struct engine_flush_result res;
     struct engine_job *more = engine_flush_done(r->engine, job, &res);
     if (res.status != SPAN_OK && res.status != SPAN_CANCELED) {
-        SPAN_LOG(WARN, "flush failed, tried again", "range=%llu status=%s",
-                 (unsigned long long)r->id, span_status_name(res.status));
         r->flush_at_ns = now->mono_ns + SEC_NS;
         r->flush_wanted = true;
         if (res.status == SPAN_CORRUPT) {

@@ -888,6 +888,15 @@ void store_set_unfit(struct store *s, const struct tt_now *now, bool unfit)
     }
 }
 
+size_t store_broken_count(const struct store *s)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < s->by_key_count; i++) {
+        n += s->by_key[i]->broken ? 1 : 0;
+    }
+    return n;
+}
+
 size_t store_leader_count(const struct store *s)
 {
     size_t n = 0;

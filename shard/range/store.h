@@ -169,6 +169,7 @@ uint64_t store_nodes_version_heard(const struct store *s);
  */
 void store_drain(struct store *s, const struct tt_now *now);
 size_t store_leader_count(const struct store *s);
+size_t store_broken_count(const struct store *s); /* replicas that are out for damaged data */
 size_t store_range_count(const struct store *s);
 /* Flushes the range (0: every range) that keeps old log segments alive, as soon as possible. */
 void store_want_flush(struct store *s, const struct tt_now *now, range_id range);
