@@ -90,7 +90,6 @@
     X(WAL_WRITE, "wal.write", true, "a unit, before it is written")                                \
     X(WAL_SYNC, "wal.sync", true, "a unit, written and not synced")                                \
     X(WAL_DURABLE, "wal.durable", false, "a unit, synced, before anybody is told")                 \
-    X(WAL_SWITCH_ANNOUNCE, "wal.switch.announce", false, "before the next segment is announced")   \
     X(WAL_SWITCH_WRITE, "wal.switch.write", true, "the first unit of a segment, before")           \
     X(WAL_SWITCH_SYNC, "wal.switch.sync", true, "the first unit of a segment, not synced")         \
     X(WAL_SWITCH_DURABLE, "wal.switch.durable", false, "the first unit of a segment, synced")      \

@@ -57,8 +57,14 @@ uint64_t node_points_entry(uint8_t type)
 
 uint64_t node_points_sticky(uint8_t kind)
 {
-    return kind == STICKY_HARD_STATE ? log_bit(FP_LOG_HARD_STATE_SUBMIT)
-                                     : log_bit(FP_LOG_FILE_SUBMIT);
+    switch (kind) {
+    case STICKY_HARD_STATE:
+        return log_bit(FP_LOG_HARD_STATE_SUBMIT);
+    case STICKY_FILE:
+        return log_bit(FP_LOG_FILE_SUBMIT);
+    default:
+        return 0;
+    }
 }
 
 uint64_t node_points_peer_store(void)

@@ -425,7 +425,6 @@ static void segment_announce(struct wal *w, const struct wal_segment *spare)
     }
     bool fatal;
     struct span_error err;
-    FAILPOINT_MARK(WAL_SWITCH_ANNOUNCE);
     if (unit_put(w, seg, false, &none, &fatal, &err) != SPAN_OK) {
         w->tainted = true; /* what matters is written to the spare next */
     }
