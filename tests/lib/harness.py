@@ -183,13 +183,14 @@ class Cluster:
     """A cluster in a folder of its own. Nodes are numbered from 1."""
 
     def __init__(self, nodes=3, flags=(), epsilon=None, throwaway=False, node_flags=(), preload=None, env=(), keep=False,
-                 wait=60, transport=None):
+                 wait=60, transport=None, spread=False):
         self.dir = tempfile.mkdtemp(prefix="cluster-")
         self.keep = keep
         self.flags = list(flags)
         command = ["up", "--nodes", str(nodes), "--wait", str(wait)]
         command += ["--epsilon", epsilon] if epsilon else []
         command += ["--throwaway"] if throwaway else []
+        command += ["--spread"] if spread else []
         command += ["--transport", transport] if transport else []
         for number, flag in node_flags:
             command += ["--node-flag", str(number), flag]
