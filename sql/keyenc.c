@@ -193,6 +193,7 @@ void key_encode(struct buf *out, const struct sql_value *v, enum sql_collation c
 static bool take_bytes(struct slice *in, uint8_t flip, struct sql_value *v, struct buf *scratch)
 {
     size_t at = scratch->size;
+    buf_reserve(scratch, 1); /* an empty text points somewhere too */
     for (size_t i = 0; i < in->size; i++) {
         uint8_t c = in->data[i] ^ flip;
         if (c != 0) {
@@ -232,6 +233,9 @@ static bool take_number(struct slice *in, uint8_t flip, struct sql_value *v)
     in->data += 8;
     in->size -= 8;
     v->type = SQL_REAL;
+    if (isnan(v->r)) {
+        return false; /* SQLite has none: a NULL */
+    }
     if (fabs(v->r) < EXACT_MAX) {
         if (floor(v->r) >= v->r) {
             *v = sql_value_int((int64_t)v->r);
@@ -244,7 +248,12 @@ static bool take_number(struct slice *in, uint8_t flip, struct sql_value *v)
     unsigned residue = (unsigned)(in->data[0] ^ flip) << 8 | (in->data[1] ^ flip);
     in->data += 2;
     in->size -= 2;
-    if (v->r >= -9223372036854775808.0 && v->r < 9223372036854775808.0) {
+    bool is_int = v->r >= -9223372036854775808.0 && v->r < 9223372036854775808.0;
+    /* Up to the next double, or it would be another one's encoding (and could overflow). */
+    if (residue != 0 && (!is_int || residue >= nextafter(v->r, INFINITY) - v->r)) {
+        return false;
+    }
+    if (is_int) {
         *v = sql_value_int((int64_t)((uint64_t)(int64_t)v->r + residue));
     }
     return true;

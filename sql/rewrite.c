@@ -161,6 +161,11 @@ static size_t rewrite_cast(struct rewriter *w, size_t i)
         while (next < w->s->last && !sql_token_op(t, next, ")")) {
             next++;
         }
+        if (next == w->s->last) {
+            (void)span_fail(w->err, SPAN_INVALID, "syntax error: \"(\" in a cast is not closed");
+            buf_deinit(&name);
+            return 0;
+        }
         next++;
     }
     if (next < w->s->last && slice_eq(sql_token_text(t, next), slice_str("[]"))) {

@@ -147,13 +147,26 @@ static size_t op_end(const uint8_t *s, size_t n, size_t p)
     return strchr("()[],.;+-*/%&|~<>=!:", s[p]) != NULL && s[p] != 0 ? p + 1 : 0;
 }
 
+/* The end of x'..', 0 unless it holds pairs of hexadecimal digits only, as SQLite wants it: such a
+ * literal may become a parameter, and then nobody would look at it again. */
+static size_t blob_end(const uint8_t *s, size_t n, size_t p)
+{
+    size_t end = quoted_end(s, n, p + 1, '\'', false);
+    for (size_t i = p + 2; i + 1 < end; i++) {
+        if (!isxdigit(s[i])) {
+            return 0;
+        }
+    }
+    return end == 0 || (end - p - 3) % 2 != 0 ? 0 : end;
+}
+
 /* Kind and end of the token at p. end 0: bad. */
 static enum sql_token_kind token_at(const uint8_t *s, size_t n, size_t p, size_t *end)
 {
     unsigned char c = s[p];
     unsigned char next = p + 1 < n ? s[p + 1] : 0;
     if ((c == 'x' || c == 'X') && next == '\'') {
-        *end = quoted_end(s, n, p + 1, '\'', false);
+        *end = blob_end(s, n, p);
         return TOK_BLOB;
     }
     if ((c == 'e' || c == 'E') && next == '\'') {
@@ -291,9 +304,10 @@ static void unescape(struct slice s, unsigned char quote, bool backslash, struct
     }
 }
 
+/* c is a hexadecimal digit: blob_end looked. */
 static int hex_of(unsigned char c)
 {
-    return isdigit(c) ? c - '0' : isxdigit(c) ? tolower(c) - 'a' + 10 : -1;
+    return isdigit(c) ? c - '0' : tolower(c) - 'a' + 10;
 }
 
 static void text_value(enum sql_token_kind kind, struct slice s, struct buf *out)

@@ -260,3 +260,24 @@ Test(keyenc, prefixes_name_table_and_index)
         key_parse_prefix(slice_of("\x00\x01\x02\x03\x04\x05\x06", 7), &table, &index, &rest));
     buf_deinit(&k);
 }
+
+/* Found by tests/fuzz: not a number, and a residue that belongs to the next double. */
+Test(keyenc, numbers_that_nothing_encodes_to_are_refused)
+{
+    static const uint8_t nan[] = {0x10, 0xff, 0xf8, 0, 0, 0, 0, 0, 0};
+    static const uint8_t overflow[] = {0x10, 0xc3, 0xdf, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 4, 0};
+    static const uint8_t infinite[] = {0x10, 0xff, 0xf0, 0, 0, 0, 0, 0, 0, 0, 1};
+    static const uint8_t highest[] = {0x10, 0xc3, 0xdf, 0xff, 0xff, 0xff,
+                                      0xff, 0xff, 0xff, 3,    0xff};
+    struct slice bad[] = {slice_of(nan, sizeof nan), slice_of(overflow, sizeof overflow),
+                          slice_of(infinite, sizeof infinite)};
+    struct slice good = slice_of(highest, sizeof highest);
+    struct sql_value v;
+    struct buf scratch = {0};
+    for (size_t i = 0; i < 3; i++) {
+        cr_assert_not(key_decode(&bad[i], false, &v, &scratch), "%zu", i);
+    }
+    cr_assert(key_decode(&good, false, &v, &scratch));
+    cr_assert_eq(v.i, INT64_MAX);
+    buf_deinit(&scratch);
+}

@@ -42,6 +42,7 @@ Test(split, postgresql_spellings_become_sqlites)
         {"SELECT a.b::text || 'x'", "SELECT CAST(a.b AS TEXT) || 'x'"},
         {"SELECT (1+2)::numeric(10,2)", "SELECT CAST((1+2) AS NUMERIC)"},
         {"SELECT lower(x)::varchar(3)::text", "SELECT CAST(CAST(lower(x) AS TEXT) AS TEXT)"},
+        {"SELECT x::numeric(10", "ERROR syntax error: \"(\" in a cast is not closed"},
         {"SELECT x::double precision FROM t", "SELECT CAST(x AS REAL) FROM t"},
         {"SELECT a IN (1,2)::int", "SELECT a IN CAST((1,2) AS INTEGER)"},
         {"SELECT E'a\\n''b'", "SELECT 'a\n''b'"},
@@ -170,11 +171,9 @@ Test(split, unterminated_text_names_where_it_began)
     static const struct {
         const char *sql;
         size_t at;
-    } cases[] = {{"select 'abc", 7},
-                 {"select \"abc", 7},
-                 {"select /* abc", 6},
-                 {"select $x$ abc $$", 7},
-                 {"select \x01", 7}};
+    } cases[] = {{"select 'abc", 7},       {"select \"abc", 7}, {"select /* abc", 6},
+                 {"select $x$ abc $$", 7}, {"select x'0g'", 7}, {"select x'123'", 7},
+                 {"select X'12", 7},       {"select \x01", 7}};
 
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct sql_tokens t;
