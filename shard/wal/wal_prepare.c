@@ -418,9 +418,13 @@ span_status wal_spare_get(struct wal *w, struct wal_segment **out, struct span_e
         do_spare(w);
         pthread_mutex_lock(&w->s_mu);
     }
-    /* An attempt under way counts; if it began before there was room, the next round finds it. */
+    /* An attempt under way counts; if it began before there was room, the next round finds it. One
+     * that ended well is not enough: its spare may be the one that was taken before, if it was put
+     * in the list, found and used up before the attempt was counted. */
     uint64_t attempts = w->prepare_attempts;
-    while (list_is_empty(&w->spares) && w->threads_running && w->prepare_attempts == attempts) {
+    while (list_is_empty(&w->spares) && w->threads_running &&
+           (w->prepare_attempts == attempts || w->prepare_status == SPAN_OK)) {
+        attempts = w->prepare_attempts;
         w->prepare_wanted = true;
         pthread_cond_signal(&w->prepare_cond);
         pthread_cond_wait(&w->spare_cond, &w->s_mu);

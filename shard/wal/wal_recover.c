@@ -4,9 +4,10 @@
  * without any segment: they are lost.
  *  2. The tip is the greatest id with a valid head unit. Its units in sequence give `oldest`,
  * `newest` and the end of the log: the first place where no valid unit with the next seq is.
- *  3. Every id above the tip up to `newest` must be there (spares). Any valid unit past the end, in
- * the tip or in a spare, whose `durable` reaches the missing seq proves that acknowledged bytes
- * went bad: refuse (rule H1). Otherwise the tail was never acknowledged and is cut.
+ *  3. Every id above the tip up to `newest` and the last file must be there (spares). Any valid
+ * unit past the end, in the tip or in a spare, whose `durable` reaches the missing seq proves that
+ * acknowledged bytes went bad: refuse (rule H1). Otherwise the tail was never acknowledged and is
+ * cut.
  *  4. The chain goes back from the tip by `prev` to `oldest`. A file or head that is missing there,
  * or a segment that does not reach the seq before the next one's head, is corruption: a head proves
  *     that everything before it was durable. Units at or past the next head's seq are ignored (H4).
@@ -359,15 +360,22 @@ static span_status first_check(struct recovery *r)
         r->w->fs->dir, name, r->files[0].name, SEG_SECTOR_BYTES);
 }
 
+/* Segment files are made one after the other, so above the tip there are no holes: not below what a
+ * unit says was there, and not between files that are. */
 static span_status spares_check(struct recovery *r)
 {
     uint64_t tip = r->tip == NULL ? 0 : r->tip->id;
-    for (uint64_t id = tip + 1; id <= r->newest; id++) {
+    const struct found *last = r->file_count == 0 ? NULL : &r->files[r->file_count - 1];
+    for (uint64_t id = tip + 1; id <= r->newest || (last != NULL && id < last->id); id++) {
         if (found_get(r, id) == NULL) {
             char name[SEG_NAME_BYTES];
             seg_name(id, name);
-            return span_fail(r->err, SPAN_CORRUPT, "%s/%s is missing: %s says that it was there",
-                             r->w->fs->dir, name, r->tip == NULL ? "the log" : r->tip->name);
+            return id <= r->newest
+                       ? span_fail(r->err, SPAN_CORRUPT,
+                                   "%s/%s is missing: %s says that it was there", r->w->fs->dir,
+                                   name, r->tip == NULL ? "the log" : r->tip->name)
+                       : span_fail(r->err, SPAN_CORRUPT, "%s/%s is missing: %s was made after it",
+                                   r->w->fs->dir, name, last->name);
         }
     }
     return SPAN_OK;
