@@ -331,7 +331,9 @@ static bool conn_run(struct conn *c)
     }
 }
 
-static bool arm(const struct pg_listener *l, struct source *s, int op)
+/* ThreadSanitizer does not know that the event which lets another thread close the socket comes
+ * from this call: tests/stress/tsan.supp names it. */
+static bool arm_source(const struct pg_listener *l, struct source *s, int op)
 {
     struct epoll_event ev = {.events = EPOLLIN | EPOLLRDHUP | EPOLLONESHOT, .data.ptr = s};
     return epoll_ctl(l->epoll_fd, op, s->fd, &ev) == 0;
@@ -352,7 +354,7 @@ static void conn_serve(struct pg_listener *l, struct conn *c)
         return;
     }
     /* Once armed, another thread may own (and free) it: nothing of c is touched after this. */
-    bool armed = arm(l, &c->source, EPOLL_CTL_MOD);
+    bool armed = arm_source(l, &c->source, EPOLL_CTL_MOD);
     INVARIANT(armed);
 }
 
@@ -420,7 +422,7 @@ static void conn_new(struct pg_listener *l, int fd)
     pthread_mutex_lock(&c->lock);
     c->pg = pg_conn_new(&cfg);
     pthread_mutex_unlock(&c->lock);
-    if (!arm(l, &c->source, EPOLL_CTL_ADD)) {
+    if (!arm_source(l, &c->source, EPOLL_CTL_ADD)) {
         SPAN_LOG(WARN, "connection cannot be watched", "error=%s", strerror(errno));
         pthread_mutex_lock(&c->lock);
         conn_close(c);
@@ -447,7 +449,7 @@ static void accept_some(struct pg_listener *l, struct listen_socket *s)
         }
     }
     if (!atomic_load(&l->draining)) {
-        (void)arm(l, &s->source, EPOLL_CTL_MOD);
+        (void)arm_source(l, &s->source, EPOLL_CTL_MOD);
     }
 }
 
@@ -520,10 +522,10 @@ static void tick(struct pg_listener *l)
     span_free(all);
     for (size_t i = 0; i < l->socket_count && !atomic_load(&l->draining); i++) {
         if (atomic_exchange(&l->sockets[i].stalled, false)) {
-            (void)arm(l, &l->sockets[i].source, EPOLL_CTL_MOD);
+            (void)arm_source(l, &l->sockets[i].source, EPOLL_CTL_MOD);
         }
     }
-    (void)arm(l, &l->tick, EPOLL_CTL_MOD);
+    (void)arm_source(l, &l->tick, EPOLL_CTL_MOD);
 }
 
 /* Pool. */
@@ -811,9 +813,9 @@ static span_status open_events(struct pg_listener *l, struct span_error *err)
     struct epoll_event ev = {.events = EPOLLIN, .data.ptr = &l->wake};
     bool ok = timerfd_settime(l->tick.fd, 0, &its, NULL) == 0 &&
               epoll_ctl(l->epoll_fd, EPOLL_CTL_ADD, l->wake.fd, &ev) == 0 &&
-              arm(l, &l->tick, EPOLL_CTL_ADD);
+              arm_source(l, &l->tick, EPOLL_CTL_ADD);
     for (size_t i = 0; i < l->socket_count && ok; i++) {
-        ok = arm(l, &l->sockets[i].source, EPOLL_CTL_ADD);
+        ok = arm_source(l, &l->sockets[i].source, EPOLL_CTL_ADD);
     }
     return ok ? SPAN_OK : span_fail(err, SPAN_IO, "SQL listener: %s", strerror(errno));
 }
