@@ -463,14 +463,15 @@ static bool head_repeats(const struct recovery *r, const struct unit *u)
     struct wal_record rec;
     struct slice have;
     uint32_t n = 0;
-    while (record_next(&c, &rec) == 1) {
+    int got;
+    while ((got = record_next(&c, &rec)) == 1) {
         if (rec.kind != WAL_STICKY || !wal_index_get(&r->w->index, rec.range, rec.type, &have) ||
             !slice_eq(have, rec.payload)) {
             return false;
         }
         n++;
     }
-    return n == r->w->index.sticky_count;
+    return got == 0 && n == u->record_count && n == r->w->index.sticky_count;
 }
 
 static span_status unit_replay(struct recovery *r, const struct found *f, uint64_t at,
