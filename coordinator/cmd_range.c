@@ -146,6 +146,9 @@ int cmd_range_main(int argc, char **argv)
         code = run_transfer(c);
     } else if (verb != NULL && strcmp(verb, "move") == 0) {
         code = run_move(c);
+    } else if (verb != NULL && strcmp(verb, "merge") == 0) {
+        fputs("spanlite range: ranges cannot be merged yet\n", stderr);
+        code = COMMAND_FAILED;
     } else {
         code = command_fail_verb("range", verb, verbs, 5);
     }

@@ -526,13 +526,14 @@ bool server_is_ready(const struct server *s)
 }
 
 /* "nodes 2, 3" that have no link both ways; their count. */
-static size_t append_absent(const struct server *s, struct buf *out)
+static size_t append_absent(const struct server *s, struct buf *out, size_t *all)
 {
     size_t count = 0;
-    for (size_t i = 0; i < s->options.peer_count; i++) {
-        unsigned id = s->options.peers[i].id;
+    *all = 0;
+    for (unsigned id = 1; id <= LIMIT_PEERS; id++) {
         struct transport_peer_status ps;
-        if (id == s->options.id ||
+        *all += server_has_node(s, id) ? 1 : 0;
+        if (!server_has_node(s, id) || id == s->options.id ||
             (transport_peer_status(node_transport(s->node), id, &ps) == SPAN_OK &&
              ps.link[NET_CONTROL].up_out && ps.link[NET_CONTROL].up_in)) {
             continue;
@@ -544,10 +545,10 @@ static size_t append_absent(const struct server *s, struct buf *out)
 
 void server_waiting_for(const struct server *s, char *out, size_t size)
 {
-    size_t all = s->options.peer_count;
+    size_t all;
     struct buf absent = {0};
     struct clock_info ci;
-    size_t count = append_absent(s, &absent);
+    size_t count = append_absent(s, &absent, &all);
     clock_info_get(s->clock, &ci);
     if (server_is_ready(s)) {
         (void)snprintf(out, size, "%s", "");

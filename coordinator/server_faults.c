@@ -163,12 +163,9 @@ static span_status check_here(const struct server *s, const struct fault_request
                               struct span_error *err)
 {
     unsigned peer = (unsigned)f->value[FAULT_PEER];
-    bool known = peer == 0;
+    bool known = peer == 0 || (peer != s->options.id && server_has_node(s, peer));
     struct clock_info ci;
 
-    for (size_t i = 0; i < s->options.peer_count; i++) {
-        known = known || (s->options.peers[i].id == peer && peer != s->options.id);
-    }
     if (!known) {
         return span_fail(err, SPAN_INVALID, "peer: node %u is no peer of node %u", peer,
                          s->options.id);

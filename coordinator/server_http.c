@@ -111,11 +111,10 @@ static void on_node(void *ctx, const struct http_request *q, struct http_respons
         (unsigned long long)ns.mailbox_wakeups,
         s->listener == NULL ? 0 : pg_listener_connections(s->listener));
     bool first = true;
-    for (size_t i = 0; i < s->options.peer_count; i++) {
+    for (unsigned id = 1; id <= LIMIT_PEERS; id++) {
         struct transport_peer_status ps;
-        if (s->options.peers[i].id == s->options.id ||
-            transport_peer_status(node_transport(s->node), s->options.peers[i].id, &ps) !=
-                SPAN_OK) {
+        if (!server_has_node(s, id) || id == s->options.id ||
+            transport_peer_status(node_transport(s->node), id, &ps) != SPAN_OK) {
             continue;
         }
         const struct transport_link_status *l = &ps.link[NET_CONTROL];

@@ -27,6 +27,7 @@ struct server {
     struct http *http;
     struct arena learn_arena;
     struct node_table nodes; /* in force; version 0: options.peers. Worker's thread once started */
+    _Atomic uint64_t node_bits; /* bit id - 1: a node of the cluster; any thread reads */
     uint64_t learnt_version;
     uint64_t started_ns;
     char peer_url[256];
@@ -49,6 +50,8 @@ span_status server_set(void *ctx, const struct tt_now *now, const char *name, co
 /* server_nodes.c: the node table. At start: what the folder's NODES says of peers wins over
  * options.peers, whose ids must be known. */
 SPAN_CHECKED span_status server_nodes_open(struct server *s, struct span_error *err);
+/* Any thread: is it a node of the cluster, as far as known here? */
+bool server_has_node(const struct server *s, unsigned id);
 /* gateway_host functions. */
 span_status server_nodes_apply(void *ctx, const struct tt_now *now, const struct node_table *t,
                                struct span_error *err);

@@ -4,6 +4,8 @@
 #include "base/log.h"
 #include "coordinator/server_impl.h"
 
+#include <assert.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -47,13 +49,35 @@ static span_status merge_peers(struct server *s, struct span_error *err)
     return st;
 }
 
+static_assert(LIMIT_PEERS <= 64, "one bit a node");
+
+static void publish(struct server *s)
+{
+    uint64_t bits = 0;
+    for (size_t i = 0; s->nodes.version > 0 && i < s->nodes.count; i++) {
+        bits |= 1ULL << (s->nodes.nodes[i].node - 1);
+    }
+    for (size_t i = 0; s->nodes.version == 0 && i < s->options.peer_count; i++) {
+        bits |= 1ULL << (s->options.peers[i].id - 1);
+    }
+    atomic_store_explicit(&s->node_bits, bits, memory_order_relaxed);
+}
+
+bool server_has_node(const struct server *s, unsigned id)
+{
+    return id >= 1 && id <= LIMIT_PEERS &&
+           (atomic_load_explicit(&s->node_bits, memory_order_relaxed) >> (id - 1) & 1) != 0;
+}
+
 span_status server_nodes_open(struct server *s, struct span_error *err)
 {
     span_status st = node_table_read(s->options.data_dir, &s->nodes, err);
     if (st == SPAN_NOT_FOUND) {
         s->nodes = (struct node_table){0};
+        publish(s);
         return SPAN_OK;
     }
+    publish(s);
     if (st == SPAN_OK && node_table_find(&s->nodes, s->options.id) == NULL) {
         SPAN_LOG(WARN, "this node was removed from the cluster", "node=%u", s->options.id);
     }
@@ -84,6 +108,8 @@ span_status server_nodes_apply(void *ctx, const struct tt_now *now, const struct
         ids[i] = t->nodes[i].node;
     }
     gateway_set_nodes(s->gateway, ids, t->count);
+    clock_set_peer_count(s->clock, t->count > 0 ? (unsigned)t->count - 1 : 0);
+    publish(s);
     return SPAN_OK;
 }
 

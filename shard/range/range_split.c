@@ -126,12 +126,21 @@ static bool records_in_flight(const struct replica *r)
     return false;
 }
 
+/* A change of members that is not applied: it raises the generation, which the split's command
+ * names. */
+static bool conf_in_flight(const struct replica *r)
+{
+    raft_index newest;
+    (void)raft_conf(r->raft, &newest);
+    return raft_applied(r->raft) < newest;
+}
+
 void replica_split_step(struct replica *r, const struct tt_now *now)
 {
     if (r->split_key.size == 0 || r->split_proposed) {
         return;
     }
-    if (!replica_may_serve(r, now) || records_in_flight(r)) {
+    if (!replica_may_serve(r, now) || records_in_flight(r) || conf_in_flight(r)) {
         if (now->mono_ns >= r->split_deadline_ns) {
             answer_split(r, SPAN_OVERLOADED,
                          "the split was put off: transactions in flight did not end; try again");
