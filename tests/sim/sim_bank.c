@@ -161,7 +161,7 @@ static void begin(struct client *c)
     w->busy++;
 }
 
-static void end(struct client *c, enum outcome out)
+static void end(struct client *c, enum ending out)
 {
     struct sim_world *w = c->w;
     struct htxn *t = txn_of(c);

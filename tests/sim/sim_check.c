@@ -49,7 +49,10 @@ struct digest_row {
     uint64_t applied;
     struct tt_ts horizon;
     node_id node;
-    uint64_t digest;
+    uint64_t digest; /* of the rows */
+    uint64_t txns;
+    uint64_t prepared;
+    uint64_t decided;
 };
 
 struct sim_check {
@@ -332,19 +335,23 @@ static bool no_meta(void *ctx, struct slice key)
 }
 
 /* Transactions prepared and decided here. */
-static uint64_t txns_digest(const struct replica *r)
+static void add_txns(const struct replica *r, struct digest_row *row)
 {
-    uint64_t sum = r->generation ^ r->watermark.ns;
+    row->txns = key3(r->generation, r->watermark.ns, 0);
     size_t pos = 0;
     const struct rtxn *t;
     while ((t = mapb_next(&r->txns, &pos, NULL)) != NULL) {
-        bool prepared = t->state == RTXN_PREPARED || t->state == RTXN_FINISHING;
-        if (prepared || t->state == RTXN_DECIDED) {
-            sum += key3(t->owner.txn.begin_ns, (uint64_t)t->owner.txn.node << 32 | t->owner.txn.seq,
-                        prepared ? 1 : 2);
+        /* One that is aborted before its prepare record was applied finishes without a record. */
+        bool prepared =
+            t->state == RTXN_PREPARED || (t->state == RTXN_FINISHING && t->record.size > 0);
+        bool decided = t->state == RTXN_DECIDED;
+        if (prepared || decided) {
+            row->txns += key3(t->owner.txn.begin_ns,
+                              (uint64_t)t->owner.txn.node << 32 | t->owner.txn.seq, prepared);
         }
+        row->prepared += prepared ? 1 : 0;
+        row->decided += decided ? 1 : 0;
     }
-    return sum;
 }
 
 static void compare(struct sim_check *k, const struct digest_row *rows, size_t count, size_t *same)
@@ -356,12 +363,16 @@ static void compare(struct sim_check *k, const struct digest_row *rows, size_t c
             continue;
         }
         ++*same;
-        if (a->digest != b->digest) {
+        if (a->digest != b->digest || a->txns != b->txns) {
             cluster_fail(k->c,
                          "state-machine safety: range %llu at applied index %llu differs between "
-                         "nodes %u and %u",
+                         "nodes %u and %u: rows %s, transactions %s (prepared %llu and %llu, "
+                         "decided %llu and %llu)",
                          (unsigned long long)a->range, (unsigned long long)a->applied, b->node,
-                         a->node);
+                         a->node, a->digest == b->digest ? "equal" : "differ",
+                         a->txns == b->txns ? "equal" : "differ", (unsigned long long)b->prepared,
+                         (unsigned long long)a->prepared, (unsigned long long)b->decided,
+                         (unsigned long long)a->decided);
         }
     }
 }
@@ -387,10 +398,13 @@ size_t sim_check_digests(struct sim_check *k)
                              engine_error(r->engine)->text);
                 break;
             }
-            digest ^= txns_digest(r);
             rows = span_realloc(rows, (count + 1) * sizeof *rows);
-            rows[count++] = (struct digest_row){r->id, engine_applied(r->engine),
-                                                engine_horizon(r->engine), n, digest};
+            rows[count] = (struct digest_row){.range = r->id,
+                                              .applied = engine_applied(r->engine),
+                                              .horizon = engine_horizon(r->engine),
+                                              .node = n,
+                                              .digest = digest};
+            add_txns(r, &rows[count++]);
             compare(k, rows, count, &same);
         }
     }

@@ -22,7 +22,7 @@
 #define START_BALANCE  1000
 #define RETRY_AGE_NS   (10 * SEC_NS)
 
-enum outcome {
+enum ending {
     OUT_OPEN,
     OUT_COMMITTED,
     OUT_ABORTED,
@@ -51,7 +51,7 @@ struct cell {
 
 struct htxn {
     enum kind kind;
-    enum outcome out;
+    enum ending out;
     struct txn_id id;
     bool has_anchor;
     unsigned anchor; /* account */
