@@ -92,7 +92,7 @@ static void draw_faults(struct sim_world *w, struct rng *r)
     static const unsigned net[FAULT_COUNT] = {[FAULT_CUT] = 10, [FAULT_PAUSE] = 3};
     static const unsigned disk[FAULT_COUNT] = {
         [FAULT_POWER] = 5, [FAULT_CRASH] = 3,   [FAULT_FLUSH] = 3, [FAULT_STALL] = 4,
-        [FAULT_EIO] = 5,   [FAULT_NO_ROOM] = 4, [FAULT_FLIP] = 1};
+        [FAULT_EIO] = 5,   [FAULT_NO_ROOM] = 4, [FAULT_FLIP] = 3};
     static const unsigned move[FAULT_COUNT] = {
         [FAULT_TRANSFER] = 10, [FAULT_SPLIT] = 8, [FAULT_CRASH] = 2};
     static const unsigned late[FAULT_COUNT] = {[FAULT_PAUSE] = 2, [FAULT_TRANSFER] = 2};
@@ -116,9 +116,9 @@ static void draw_faults(struct sim_world *w, struct rng *r)
         struct sim_net *n = &w->opt.net;
         *n = (struct sim_net){.delay_min_ns = n->delay_min_ns,
                               .delay_max_ns = n->delay_max_ns,
-                              .slow = 0.03,
+                              .slow = 0.05,
                               .slow_ns = 700 * MS_NS,
-                              .dup = 0.2,
+                              .dup = 0.4,
                               .dup_late_ns = SEC_NS,
                               .reorder = true};
     }
@@ -147,8 +147,10 @@ static void draw(struct sim_world *w)
     }
     w->cells = w->accounts + 1 + (unsigned)rng_below(&r, REGISTERS_MAX);
     if (is(w->sim.scenario, "late")) {
-        w->weights[K_PUT] += 100;
-        w->weight_sum += 100;
+        w->weights[K_PUT] += 300;
+        w->weight_sum += 300;
+        w->cells = w->accounts + REGISTERS_MAX;
+        w->first_splits += 4;
     }
     w->readers = rng_below(&r, 3) == 0 ? 1 + (unsigned)rng_below(&r, 3) : 0;
     draw_faults(w, &r);

@@ -4,6 +4,8 @@
 #include "base/planted.h"
 #include "tests/sim/sim_vfs.h"
 
+#define FLIP_SEGMENTS_MIN 4
+
 void sim_disk_init(struct sim_disk *d, unsigned node)
 {
     d->log = wal_memfs_new();
@@ -62,7 +64,19 @@ void sim_disk_set_room(struct sim_disk *d, uint64_t more)
 
 bool sim_disk_flip_log(struct sim_disk *d, struct rng *r)
 {
-    (void)d;
-    (void)r;
-    return false;
+    const char *oldest = NULL;
+    size_t segments = 0;
+    for (size_t i = 0; i < wal_memfs_count(d->log); i++) {
+        const char *name = wal_memfs_name(d->log, i);
+        if (strncmp(name, "wal-", 4) == 0) {
+            oldest = segments++ == 0 ? name : oldest;
+        }
+    }
+    /* The one being written and its spares come last: with so many the first is none of them. */
+    if (segments < FLIP_SEGMENTS_MIN) {
+        return false;
+    }
+    uint64_t at = rng_below(r, wal_memfs_size(d->log, oldest));
+    wal_memfs_xor(d->log, oldest, at, (uint8_t)(1U << rng_below(r, 8)));
+    return true;
 }

@@ -32,8 +32,8 @@ void sim_disk_stop(struct sim_disk *d);
 void sim_disk_crash(struct sim_disk *d, struct rng *r, enum sim_crash how);
 /* No room for more than `more` bytes beyond what is there, on both; UINT64_MAX: room again. */
 void sim_disk_set_room(struct sim_disk *d, uint64_t more);
-/* Flips a bit of the log in a place whose loss must be noticed: below the newest segment. False:
- * there is no such place. */
+/* Flips a bit in the log's oldest segment, if there are newer ones: in the last unit it would look
+ * like a torn tail (rule H2). False: nothing was flipped. */
 bool sim_disk_flip_log(struct sim_disk *d, struct rng *r);
 
 #endif
