@@ -2,8 +2,8 @@
  * replica whose safe time has reached it. An answer says how far it came, so that a page is bounded
  * and the caller continues. */
 #include "base/alloc.h"
-#include "base/planted.h"
 #include "base/log.h"
+#include "base/planted.h"
 #include "shard/range/replica.h"
 
 struct collect {
