@@ -335,7 +335,9 @@ span_status row_decode(struct slice row, struct sql_value *v, size_t count)
     size_t have = dec_count(&h, 1);
     struct cursor p = h;
     for (size_t i = 0; i < have; i++) {
-        (void)dec_var(&p);
+        if ((dec_var(&p) >> 3) > row.size) {
+            return SPAN_CORRUPT; /* also of a column that is not asked for, as row_column */
+        }
     }
     if (!cursor_ok(&p)) {
         return SPAN_CORRUPT;
@@ -344,9 +346,6 @@ span_status row_decode(struct slice row, struct sql_value *v, size_t count)
         memset(&v[i], 0, sizeof v[i]);
         if (i < have) {
             uint64_t x = dec_var(&h);
-            if ((x >> 3) > row.size) {
-                return SPAN_CORRUPT;
-            }
             struct slice s = dec_raw(&p, (size_t)(x >> 3));
             if (!cursor_ok(&p) || !value_from((unsigned)(x & 7), s, &v[i])) {
                 return SPAN_CORRUPT;
