@@ -1042,11 +1042,12 @@ void node_close(struct node *n, uint64_t patience_ns)
         mailbox_close(n->flusher_box);
         pthread_join(n->flusher, NULL);
     }
-    transport_close(n->transport);
+    /* The worker sends until it has ended; what peers still say is refused by the mailbox. */
     mailbox_close(n->frames);
     if (n->worker_runs) {
         pthread_join(n->worker, NULL);
     }
+    transport_close(n->transport);
     drop_items(n);
     if (atomic_load(&n->fatal)) {
         wal_abandon(n->wal);
