@@ -351,6 +351,16 @@ static void io_to_gateway(void *ctx, const struct tt_now *now, node_id from, uin
 
 /* ---- worker ---- */
 
+static void turn_end(struct node *n, const struct tt_now *now);
+
+/* The log takes a bounded batch, and one frame may hold many messages full of entries. */
+static void turn_end_if_full(struct node *n, const struct tt_now *now)
+{
+    if (wal_batch_bytes(&n->batch) > n->turn_wal_bytes) {
+        turn_end(n, now);
+    }
+}
+
 static void handle_frame(struct node *n, const struct tt_now *now, struct net_frame *f)
 {
     size_t at = 0;
@@ -362,6 +372,7 @@ static void handle_frame(struct node *n, const struct tt_now *now, struct net_fr
             node_points_got(kind, body);
         }
         store_message(n->store, now, f->from, kind, body);
+        turn_end_if_full(n, now);
     }
     if (st != SPAN_NOT_FOUND) {
         SPAN_LOG(WARN, "rest of a frame dropped: malformed", "from=%u at=%zu size=%zu", f->from, at,
@@ -557,9 +568,7 @@ static void handle_all(struct node *n, const struct tt_now *now, struct mailbox_
         struct mailbox_item *next = items->next;
         handle(n, now, items);
         items = next;
-        if (wal_batch_bytes(&n->batch) > n->turn_wal_bytes) {
-            turn_end(n, now);
-        }
+        turn_end_if_full(n, now);
     }
 }
 
