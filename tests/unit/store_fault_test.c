@@ -1113,6 +1113,11 @@ static bool nothing_left(void *ctx)
     return true;
 }
 
+static bool at_rest(void *ctx)
+{
+    return placed(ctx) && nothing_left(ctx);
+}
+
 static const char *placement_text(const struct world *w)
 {
     static char text[4096];
@@ -1203,8 +1208,8 @@ static uint64_t play(uint64_t seed, bool bad_clocks, bool moves)
                   placement_text(w));
         /* A new leader asks for the acknowledgements of its decisions anew, and leaderships still
          * move: twice the time between two reports is enough when they are at rest. */
-        (void)sim_run_until(&w->sim, nothing_left, w, 60 * SEC_NS);
-        cr_assert(placed(w));
+        cr_assert(sim_run_until(&w->sim, at_rest, w, 90 * SEC_NS), "seed %lu: no rest: %s",
+                  (unsigned long)seed, placement_text(w));
     }
     check_nothing_left(w);
     check_history(w);
