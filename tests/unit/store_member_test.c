@@ -14,7 +14,8 @@ struct world {
     bool have;
     uint16_t status;
     struct buf value; /* of the last read */
-    uint64_t votes[SIM_NODES + 1];
+    bool hold_gone;   /* MSG_GONE does not arrive ... */
+    struct buf gone;  /* ... but the last one is kept */
 };
 
 static void on_gateway(void *ctx, struct sim_node *n, const struct tt_now *now, node_id from,
@@ -38,6 +39,18 @@ static void on_gateway(void *ctx, struct sim_node *n, const struct tt_now *now, 
     arena_deinit(&a);
 }
 
+static bool filter(void *ctx, node_id from, node_id to, uint8_t kind, struct slice body)
+{
+    struct world *w = ctx;
+    (void)from;
+    (void)to;
+    if (kind == MSG_GONE && w->hold_gone) {
+        buf_set(&w->gone, body);
+        return false;
+    }
+    return true;
+}
+
 static struct world *world_new(uint64_t seed)
 {
     struct world *w = SPAN_NEW(struct world);
@@ -45,6 +58,7 @@ static struct world *world_new(uint64_t seed)
     w->sim.founders = 3;
     w->sim.states[4] = STORE_NODE_DRAINING; /* placement leaves everything alone */
     w->sim.on_gateway = on_gateway;
+    w->sim.filter = filter;
     w->sim.ctx = w;
     sim_boot(&w->sim);
     return w;
@@ -54,6 +68,7 @@ static void world_free(struct world *w)
 {
     sim_deinit(&w->sim);
     buf_deinit(&w->value);
+    buf_deinit(&w->gone);
     span_free(w);
 }
 
@@ -284,6 +299,29 @@ Test(store_member, a_node_can_be_removed_and_added_again_at_once)
     }
     check_value(w, 2, 10, "a");
     check_value(w, 2, 31, "x");
+    world_free(w);
+}
+
+Test(store_member, an_answer_from_before_it_was_added_again_throws_nobody_out)
+{
+    struct world *w = begin(9);
+    struct range_descriptor d;
+    put(w, 2, 10, "a");
+    node_id old = leader_of(w, 2) == 3 ? 2 : 3;
+    w->hold_gone = true;
+    cr_assert_eq(change(w, 2, 4, old), SPAN_OK);
+    sim_run_for(&w->sim, 6 * SEC_NS); /* it asks, and is not told */
+    cr_assert_gt(w->gone.size, 0);
+    cr_assert(descriptor_at(w, old, 2, &d));
+    cr_assert_eq(change(w, 2, old, 4), SPAN_OK);
+    check_members(w, 2, "123");
+    struct sim_node *n = &w->sim.nodes[old];
+    struct tt_now now = sim_clock(n);
+    store_message(n->store, &now, leader_of(w, 2), MSG_GONE, buf_slice(&w->gone));
+    sim_turn_end(n, &now);
+    cr_assert(descriptor_at(w, old, 2, &d));
+    sim_run_for(&w->sim, SEC_NS);
+    cr_assert(descriptor_at(w, old, 2, &d));
     world_free(w);
 }
 
