@@ -347,6 +347,47 @@ Test(transport, connects_three_nodes_each_with_each, .timeout = 60)
     }
 }
 
+/* Node 3 is not in the first two's configuration: they learn of it while they run and talk. */
+static void add_later(enum scheme scheme)
+{
+    struct node *n[NODE_MAX + 1];
+    char *url = base_url(scheme, 3);
+    struct transport_peer_config p = {.node = 3, .url = url};
+    struct span_error err;
+    n[1] = node_start(scheme, 1, 2);
+    n[2] = node_start(scheme, 2, 2);
+    WAIT_FOR(n[1], all_up(n[1], 2));
+    cr_assert_eq(send_number(n[1], 3, NET_CONTROL, 1), SPAN_NOT_FOUND);
+    n[3] = node_start(scheme, 3, 3);
+    cr_assert_eq(send_number(n[1], 2, NET_CONTROL, 7), SPAN_OK);
+    cr_assert_eq(transport_peer_add(n[1]->t, &p, &err), SPAN_OK, "%s", err.text);
+    cr_assert_eq(transport_peer_add(n[2]->t, &p, &err), SPAN_OK, "%s", err.text);
+    cr_assert_eq(transport_peer_add(n[1]->t, &p, &err), SPAN_INVALID);
+    WAIT_FOR(n[1], all_up(n[1], 3));
+    WAIT_FOR(n[2], all_up(n[2], 3));
+    WAIT_FOR(n[3], all_up(n[3], 1) && all_up(n[3], 2));
+    cr_assert_eq(send_number(n[1], 3, NET_CONTROL, 5), SPAN_OK);
+    cr_assert_eq(send_number(n[3], 2, NET_BULK, 6), SPAN_OK);
+    WAIT_FOR(n[3], n[3]->got_count[NET_CONTROL] == 1);
+    WAIT_FOR(n[2], n[2]->got_count[NET_BULK] == 1 && n[2]->got_count[NET_CONTROL] == 1);
+    p.node = 1;
+    cr_assert_eq(transport_peer_add(n[1]->t, &p, &err), SPAN_INVALID); /* itself */
+    for (uint32_t i = 1; i <= 3; i++) {
+        node_free(n[i]);
+    }
+    span_free(url);
+}
+
+Test(transport, a_peer_can_be_added_while_it_runs, .timeout = 60)
+{
+    add_later(TCP);
+}
+
+Test(transport, a_peer_can_be_added_while_it_runs_inproc, .timeout = 60)
+{
+    add_later(INPROC);
+}
+
 /* --- peers that come and go ---------------------------------------------------------------------
  */
 
