@@ -21,7 +21,7 @@
     X(VOTE_NOT_PERSISTED, 100, any, "the vote of a term is not in the hard state")                 \
     X(ACK_BEFORE_SYNC, 50, any, "a follower acknowledges entries that are not synced")             \
     X(FSYNC_LIES, 20, any, "a sync of the log says OK and makes nothing durable")                  \
-    X(ABORT_NOT_RECORDED, 200, late,                                                               \
+    X(ABORT_NOT_RECORDED, 400, late,                                                               \
       "a coordinator without a record says aborted, and records nothing")                          \
     X(LOCKS_TIME_OUT, 50, any, "C8: a prepared participant lets its locks go when it asks")        \
     X(SAFE_TIME_IGNORES_PREPARED, 50, any, "A4: safe time passes prepared transactions")           \

@@ -331,8 +331,10 @@ static void stale(struct router *r, const struct tt_now *now, struct route_reque
     learn_all(r, resp->descriptors, resp->descriptor_count);
     const struct dir_range *d = range_of(r, rr);
     if (d != NULL && d->range == rr->target && d->generation == generation) {
-        /* Nothing newer is known there: it hosts no replica of it (any more). */
+        /* Nothing newer is known there: it hosts no replica of it (any more). Not asked again as
+         * the replica that is nearest, either. */
         rr->tried = from;
+        rr->follower_off = rr->follower_off || from == r->cfg.self;
         directory_unhint(r->dir, rr->target, from);
         wait_a_little(r, now, rr);
     } else if (rr->hops++ < HOPS_MAX) {

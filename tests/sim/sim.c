@@ -19,6 +19,7 @@ static const struct sim_scenario scenarios[] = {
     {"disk", "stalls, failing syncs, full disks, flipped bits, torn writes"},
     {"move", "splits and leadership transfers all the time"},
     {"late", "messages doubled and very late, clients that write without reading"},
+    {"member", "members of ranges leave and come"},
     {"many", "5 to 7 nodes, up to 50 ranges"},
 };
 
@@ -87,7 +88,7 @@ static void draw_clients(struct sim_world *w, struct rng *r)
 
 static void draw_faults(struct sim_world *w, struct rng *r)
 {
-    static const unsigned usual[FAULT_COUNT] = {8, 8, 1, 8, 6, 10, 5, 4, 2, 2, 2, 1};
+    static const unsigned usual[FAULT_COUNT] = {8, 8, 1, 8, 6, 10, 5, 0, 4, 2, 2, 2, 1};
     static const unsigned crash[FAULT_COUNT] = {10, 10, 3, 5};
     static const unsigned net[FAULT_COUNT] = {[FAULT_CUT] = 10, [FAULT_PAUSE] = 3};
     static const unsigned disk[FAULT_COUNT] = {
@@ -96,13 +97,17 @@ static void draw_faults(struct sim_world *w, struct rng *r)
     static const unsigned move[FAULT_COUNT] = {
         [FAULT_TRANSFER] = 10, [FAULT_SPLIT] = 8, [FAULT_CRASH] = 2};
     static const unsigned late[FAULT_COUNT] = {[FAULT_PAUSE] = 2, [FAULT_TRANSFER] = 2};
+    static const unsigned member[FAULT_COUNT] = {
+        [FAULT_MEMBER] = 10, [FAULT_TRANSFER] = 3, [FAULT_SPLIT] = 2,
+        [FAULT_CRASH] = 2,   [FAULT_POWER] = 2,    [FAULT_CUT] = 1};
     const char *s = w->sim.scenario;
-    const unsigned *weights = is(s, "crash")  ? crash
-                              : is(s, "net")  ? net
-                              : is(s, "disk") ? disk
-                              : is(s, "move") ? move
-                              : is(s, "late") ? late
-                                              : usual;
+    const unsigned *weights = is(s, "crash")    ? crash
+                              : is(s, "net")    ? net
+                              : is(s, "disk")   ? disk
+                              : is(s, "move")   ? move
+                              : is(s, "late")   ? late
+                              : is(s, "member") ? member
+                                                : usual;
     w->faults = !is(s, "calm") && rng_below(r, 10) != 0;
     w->fault_gap_ns = rng_between(r, 50 * MS_NS, 1500 * MS_NS);
     for (unsigned f = 0; f < FAULT_COUNT; f++) {

@@ -391,6 +391,12 @@ static void io_sticky(void *ctx, range_id range, uint8_t kind, struct slice payl
     wal_batch_add_sticky(&n->batch, range, kind, payload);
 }
 
+static void io_tombstone(void *ctx, range_id range)
+{
+    struct node *n = ctx;
+    wal_batch_add_tombstone(&n->batch, range);
+}
+
 static void io_release(void *ctx, range_id range, uint64_t index)
 {
     struct node *n = ctx;
@@ -431,6 +437,7 @@ static void make_cores(struct node *n, bool fresh)
                .send = io_send,
                .entry = io_entry,
                .sticky = io_sticky,
+               .tombstone = io_tombstone,
                .release = io_release,
                .flush = io_flush,
                .to_gateway = io_to_gateway},

@@ -66,6 +66,21 @@ static void transfer_at_random(struct sim_world *w)
     cluster_op(w->c, sim_any_alive(w), &a->op);
 }
 
+static void member_at_random(struct sim_world *w)
+{
+    struct rng *r = cluster_rng(w->c);
+    struct admin *a = admin_new(w, GATEWAY_MOVE);
+    uint64_t how = rng_below(r, 3);
+    a->op.u.move.range = 1 + rng_below(r, 3 + w->first_splits + w->splits);
+    if (how != 0) {
+        a->op.u.move.add = 1 + (node_id)rng_below(r, cluster_node_count(w->c));
+    }
+    if (how != 1) {
+        a->op.u.move.remove = 1 + (node_id)rng_below(r, cluster_node_count(w->c));
+    }
+    cluster_op(w->c, sim_any_alive(w), &a->op);
+}
+
 /* ---- nodes ---- */
 
 static size_t alive_count(struct sim_world *w)
@@ -236,6 +251,9 @@ static void inflict(struct sim_world *w, enum fault f)
         break;
     case FAULT_SPLIT:
         world_split_at_random(w);
+        break;
+    case FAULT_MEMBER:
+        member_at_random(w);
         break;
     case FAULT_FLUSH:
         cluster_want_flush(w->c, sim_any_alive(w));

@@ -90,3 +90,41 @@ Test(sim_cluster, a_split_that_finds_no_room_is_applied_when_there_is_room, .tim
     cluster_free(c);
     sim_check_free(k);
 }
+
+/* spanlite sim --scenario member --seed 2, when it was found: the gateway of a node that had left a
+ * range asked its own node for a follower read again and again, until the deadline. */
+Test(sim_cluster, a_node_that_left_a_range_reads_it_at_the_others, .timeout = 60)
+{
+    log_set_level((enum log_level)(LOG_ERROR + 1));
+    struct cluster_options o;
+    cluster_options_init(&o, 8);
+    o.nodes = 5;
+    struct cluster *c = cluster_new(&o);
+    cluster_boot(c);
+    put(c, 1);
+    range_id range = 2;
+    struct gateway_op move = {.kind = GATEWAY_MOVE, .u.move = {.range = range, .remove = 3}};
+    cr_assert_eq(run_op(c, 1, &move), SPAN_OK, "%s", move.err.text);
+    for (int i = 0; i < 60 && store_replica(cluster_store(c, 3), range) != NULL; i++) {
+        cluster_run_for(c, SEC_NS);
+    }
+    cr_assert_null(store_replica(cluster_store(c, 3), range));
+    struct buf start = {0};
+    struct buf end = {0};
+    sim_account_key(&start, 0);
+    sim_account_key(&end, 9);
+    struct gateway_op read = {.kind = GATEWAY_READ};
+    read.read.mode = KV_READ_AT;
+    read.read.read_ts = tt_ts_of(cluster_clock(c, 3).tt.earliest.ns - 100 * MS_NS);
+    read.read.start = buf_slice(&start);
+    read.read.end = buf_slice(&end);
+    uint64_t begun_ns = cluster_now(c);
+    cr_assert_eq(run_op(c, 3, &read), SPAN_OK, "%s", read.err.text);
+    cr_assert_lt(cluster_now(c) - begun_ns, SEC_NS);
+    cr_assert_eq(read.read.page_count, 1);
+    cr_assert_eq(read.read.pages[0].count, 1);
+    txn_read_deinit(&read.read);
+    buf_deinit(&start);
+    buf_deinit(&end);
+    cluster_free(c);
+}
