@@ -19,13 +19,13 @@
     X(LEASE_FORGOTTEN, 100, crash,                                                                 \
       "B3: after a restart a replica votes at once, whatever it promised")                         \
     X(VOTE_NOT_PERSISTED, 100, any, "the vote of a term is not in the hard state")                 \
-    X(ACK_BEFORE_SYNC, 50, any, "a follower acknowledges entries that are not synced")             \
+    X(ACK_BEFORE_SYNC, 100, any, "a follower acknowledges entries that are not synced")            \
     X(FSYNC_LIES, 20, any, "a sync of the log says OK and makes nothing durable")                  \
     X(ABORT_NOT_RECORDED, 400, late,                                                               \
       "a coordinator without a record says aborted, and records nothing")                          \
     X(LOCKS_TIME_OUT, 50, any, "C8: a prepared participant lets its locks go when it asks")        \
     X(SAFE_TIME_IGNORES_PREPARED, 50, any, "A4: safe time passes prepared transactions")           \
-    X(READ_ABOVE_LEASE, 150, net, "B2, B7: a leader without its lease goes on answering reads")    \
+    X(READ_ABOVE_LEASE, 250, net, "B2, B7: a leader without its lease goes on answering reads")    \
     X(OLD_TERM_COMMITTED, 100, any,                                                                \
       "Raft 5.4.2: entries of older terms are committed by counting")                              \
     X(FLOOR_MISSES_OUTCOME, 150, any, "A1: an outcome does not raise the floor")                   \

@@ -88,7 +88,7 @@ static void draw_clients(struct sim_world *w, struct rng *r)
 
 static void draw_faults(struct sim_world *w, struct rng *r)
 {
-    static const unsigned usual[FAULT_COUNT] = {8, 8, 1, 8, 6, 10, 5, 0, 4, 2, 2, 2, 1};
+    static const unsigned usual[FAULT_COUNT] = {8, 8, 1, 8, 6, 10, 5, 3, 4, 2, 2, 2, 1};
     static const unsigned crash[FAULT_COUNT] = {10, 10, 3, 5};
     static const unsigned net[FAULT_COUNT] = {[FAULT_CUT] = 10, [FAULT_PAUSE] = 3};
     static const unsigned disk[FAULT_COUNT] = {
@@ -140,8 +140,8 @@ static void draw(struct sim_world *w)
     draw_sizes(w, &r);
     draw_clients(w, &r);
     if (is(w->sim.scenario, "any")) {
-        static const char *const mixes[] = {"crash", "net", "disk", "move",
-                                            "late",  "any", "any",  "any"};
+        static const char *const mixes[] = {"crash", "net",    "disk", "move",
+                                            "late",  "member", "any",  "any"};
         w->sim.scenario = rng_below(&r, 40) == 0 ? "many" : mixes[rng_below(&r, 8)];
     }
     if (is(w->sim.scenario, "many")) {
