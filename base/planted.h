@@ -31,7 +31,7 @@
     X(FLOOR_MISSES_OUTCOME, 150, any, "A1: an outcome does not raise the floor")                   \
     X(FLOOR_IGNORED, 50, any, "A2: a commit timestamp is not above the chooser's floor")           \
     X(SEEN_IGNORED, 50, any, "A2: a commit timestamp is not above what the transaction saw")       \
-    X(STALE_TIME, 50, any, "A3: the clock is read before the events of a turn")                    \
+    X(STALE_TIME, 100, any, "A3: the clock is read before the events of a turn")                   \
     X(CLOSED_AT_COMMIT, 50, any, "A4: the closed timestamp comes with the commit index")           \
     X(FLIGHT_IGNORED, 50, any, "A5: a read does not wait for records in flight below it")          \
     X(SERVES_TOO_EARLY, 50, any, "B6: a leader serves before an entry of its own term is applied")
