@@ -67,10 +67,13 @@ static char *dec_str(struct cursor *c)
     char *p = span_malloc(s.size + 1);
     if (s.size > 0) {
         memcpy(p, s.data, s.size);
+        c->bad = c->bad || memchr(s.data, 0, s.size) != NULL; /* no name or text has one */
     }
     p[s.size] = '\0';
     return p;
 }
+
+#define INDEX_BYTES_MIN 7 /* of one without name and columns */
 
 static void index_encode(const struct table_index *ix, struct buf *out)
 {
@@ -182,7 +185,7 @@ span_status table_desc_decode(struct slice in, struct table_desc **out)
     d->conflict_clauses = dec_bool(&c);
     d->next_index_id = dec_u16(&c);
     index_decode(&c, &d->primary, d->column_count);
-    size_t n = dec_count(&c, 8);
+    size_t n = dec_count(&c, INDEX_BYTES_MIN);
     d->indexes = span_calloc(n + 1, sizeof *d->indexes);
     for (size_t i = 0; i < n; i++) {
         index_decode(&c, &d->indexes[i], d->column_count);
