@@ -296,6 +296,30 @@ Test(engine_fault, a_failed_sync_never_counts_as_durable, .timeout = 60)
     temp_dir_remove(dir);
 }
 
+/* SQLite makes a sync whose result it drops when a new file becomes one with a WAL. The three are
+ * the file, its WAL's header and the first commit; the checkpoint behind them may fail (it is made
+ * again). */
+Test(engine_fault, a_new_file_is_not_opened_over_a_failed_sync, .timeout = 60)
+{
+    fault_install();
+    fault.syncs_only = true;
+    for (long n = 1; n <= 3; n++) {
+        char *dir = temp_dir();
+        struct engine_options opt = {
+            .dir = dir, .range_id = 7, .generation = 1, .create = true, .vfs = "fault"};
+        struct engine *e = NULL;
+        struct span_error err = {0};
+        fault_set(n, SQLITE_IOERR_FSYNC, false);
+        span_status st = engine_open(&opt, &e, &err);
+        cr_assert_eq(fault.countdown, 0, "sync %ld was not made", n);
+        fault_set(0, 0, false);
+        cr_assert_eq(st, SPAN_IO, "sync %ld: %s %s", n, span_status_name(st), err.text);
+        engine_close(e);
+        temp_dir_remove(dir);
+    }
+    fault.syncs_only = false;
+}
+
 /* A failing disk during a split or a restore leaves the left side as it was, and no file that looks
  * complete. */
 Test(engine_fault, a_split_that_fails_changes_nothing, .timeout = 60)
