@@ -34,7 +34,26 @@
     X(STALE_TIME, 100, any, "A3: the clock is read before the events of a turn")                   \
     X(CLOSED_AT_COMMIT, 50, any, "A4: the closed timestamp comes with the commit index")           \
     X(FLIGHT_IGNORED, 50, any, "A5: a read does not wait for records in flight below it")          \
-    X(SERVES_TOO_EARLY, 50, any, "B6: a leader serves before an entry of its own term is applied")
+    X(SERVES_TOO_EARLY, 50, any, "B6: a leader serves before an entry of its own term is applied") \
+    X(PROMISE_OF_NO_TERM, 50, net,                                                                 \
+      "B1: a promise is a node's, whatever the term, and keeps a leader")                          \
+    X(STANDS_INSIDE_PROMISE, 20, any, "B2: a candidate stands while its own promise runs")         \
+    X(READERS_TAKE_NO_PART, 100, move,                                                             \
+      "C1: a range that was only read takes no part in the commit")                                \
+    X(SPLIT_WAITS_FOR_NOBODY, 30, any,                                                             \
+      "C2: a range splits with transactions prepared, and acknowledges for both halves")           \
+    X(DECISION_DROPPED, 30, late,                                                                  \
+      "C3: a decision is dropped when all have it, and then was an abort")                         \
+    X(PREPARED_IS_WOUNDED, 30, any, "wound-wait takes the locks of a prepared transaction")        \
+    X(READ_LOCKS_NOT_RECORDED, 450, move, "C10: a prepare record holds no read locks")             \
+    X(SNAPSHOT_DROPS_PREPARED, 400, any, "H7: a snapshot leaves prepared transactions out")        \
+    X(APPLIED_TWICE, 30, crash, "after a restart the last applied entry is applied again")         \
+    X(HARD_STATE_RECYCLED, 20, crash, "H3: a new segment does not repeat the ranges' hard state")  \
+    X(FAILED_SYNC_RETRIED, 30, disk, "H4: a failed sync of the log is tried again in place")       \
+    X(VERSIONS_FREED_EARLY, 20, any,                                                               \
+      "H6: versions leave memory before the reader sees them in the file")                         \
+    X(WIPED_STORE_VOTES, 100, disk, "F2: a store that lost its disk starts anew under its old id") \
+    X(TOMBSTONE_NOT_SEEN, 30, any, "D0: what a read did not return does not count as seen")
 
 enum planted_bug {
 

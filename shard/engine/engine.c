@@ -130,6 +130,19 @@ static span_status view_begin(struct engine *e)
     return st;
 }
 
+void view_drop(struct engine *e, uint64_t seq)
+{
+    LIST_EACH_SAFE(it, tmp, &e->frozen)
+    {
+        struct generation *g = LIST_ENTRY(it, struct generation, link);
+        if (g->seq <= seq) {
+            list_remove(&g->link);
+            list_push_back(&e->dropped, &g->link);
+            e->frozen_count--;
+        }
+    }
+}
+
 span_status view_renew(struct engine *e)
 {
     view_end(e);
@@ -138,15 +151,7 @@ span_status view_renew(struct engine *e)
         return engine_note_error(e, st);
     }
     /* Rule H6: only what the transaction that reads will use from now on holds. */
-    LIST_EACH_SAFE(it, tmp, &e->frozen)
-    {
-        struct generation *g = LIST_ENTRY(it, struct generation, link);
-        if (g->seq <= e->view.state.seq) {
-            list_remove(&g->link);
-            list_push_back(&e->dropped, &g->link);
-            e->frozen_count--;
-        }
-    }
+    view_drop(e, e->view.state.seq);
     return SPAN_OK;
 }
 

@@ -22,6 +22,7 @@
 #include "base/alloc.h"
 #include "base/failpoint.h"
 #include "base/invariant.h"
+#include "base/planted.h"
 #include "shard/engine/engine_internal.h"
 
 #define WAL_KEEP_BYTES (4ULL << 20) /* a larger WAL is truncated: many ranges share the disk */
@@ -135,7 +136,11 @@ static bool finish_step(struct engine *e, struct engine_job *job)
     switch (job->step) {
     case STEP_WRITE:
         take_over(e, job);
-        job->status = view_renew(e);
+        if (PLANTED(VERSIONS_FREED_EARLY)) {
+            view_drop(e, job->state.seq);
+        } else {
+            job->status = view_renew(e);
+        }
         LIST_EACH_SAFE(it, tmp, &e->dropped)
         {
             list_remove(it);

@@ -92,6 +92,8 @@ struct engine {
 SPAN_CHECKED span_status view_query(struct engine *e, enum query q, sqlite3_stmt **out);
 /* Ends the read transaction, begins a new one, and moves the generations it holds to `dropped`. */
 SPAN_CHECKED span_status view_renew(struct engine *e);
+/* Moves generations up to seq to `dropped`. */
+void view_drop(struct engine *e, uint64_t seq);
 SPAN_CHECKED span_status view_ensure(struct engine *e);
 /* Whether key can be in the view's `current`. */
 bool view_may_have(const struct engine *e, struct slice key);

@@ -3,6 +3,7 @@
  * visible at the scan's timestamp, and steps those sources on. */
 #include "base/invariant.h"
 #include "base/map.h"
+#include "base/planted.h"
 #include "shard/engine/engine_internal.h"
 
 #define SOURCES_MAX (FROZEN_MAX + 3) /* the active generation, current, history */
@@ -184,7 +185,8 @@ static span_status merge_resolve(struct merge *m, struct source *first, struct m
         }
         const struct mem_version *v = mem_key_at(s->mem, m->at);
         if (v != NULL) {
-            m->seen = v->ts > m->seen ? v->ts : m->seen;
+            bool counts = !v->tombstone || !PLANTED(TOMBSTONE_NOT_SEEN);
+            m->seen = counts && v->ts > m->seen ? v->ts : m->seen;
             row->ts = v->ts;
             row->value = mem_version_slice(v);
             row->visible = !v->tombstone;

@@ -11,6 +11,7 @@
  * with a release. Term and vote are durable before a request or an answer says so: the candidate's
  * requests and the voter's answer wait in raft_emit_votes(). */
 #include "base/invariant.h"
+#include "base/planted.h"
 #include "shard/raft/raft_internal.h"
 
 uint64_t raft_retry_jitter(struct raft *r)
@@ -28,7 +29,8 @@ static size_t rank_of_self(const struct raft *r)
 static bool may_stand(const struct raft *r, const struct tt_now *now, raft_term released_term)
 {
     return r->may_lead && raft_conf_is_voter(raft_conf_now(r), r->self) &&
-           raft_promise_is_over(&r->promise, now, released_term);
+           (raft_promise_is_over(&r->promise, now, released_term) ||
+            PLANTED(STANDS_INSIDE_PROMISE));
 }
 
 /* Rule I4: tt_after(promise) plus a spread by rank, so that the first to stand usually stands
@@ -354,7 +356,8 @@ void raft_election_timers(struct raft *r, const struct tt_now *now, struct raft_
     if (now->mono_ns < r->retry_mono_ns) {
         return;
     }
-    if (!may_stand(r, now, 0) || !tt_after(&now->tt, stand_after(r))) {
+    bool early = PLANTED(STANDS_INSIDE_PROMISE);
+    if (!may_stand(r, now, 0) || (!tt_after(&now->tt, stand_after(r)) && !early)) {
         if (r->role == RAFT_PRE_CANDIDATE) {
             r->role = RAFT_FOLLOWER;
         }

@@ -242,6 +242,10 @@ span_status raft_on_heartbeat(struct raft *r, const struct tt_now *now, uint32_t
         ack->behind = r->matched < hb->last_index;
     }
     ack->term = r->hs.term;
+    if (PLANTED(PROMISE_OF_NO_TERM) && hb->term < r->hs.term) {
+        ack->term = hb->term;
+        ack->promised = hb->lease_end;
+    }
     ack->last_index = raft_log_last(&r->log);
     up->has_heartbeat_ack = true;
     return SPAN_OK;

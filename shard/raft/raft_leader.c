@@ -537,7 +537,8 @@ void raft_leader_refresh(struct raft *r, const struct tt_now *now, struct raft_u
         r->clock_bad_mono_ns = now->mono_ns;
     }
     r->clock_bad = bad;
-    if (now->mono_ns >= quorum_deadline(r) && !PLANTED(READ_ABOVE_LEASE)) {
+    bool stays = PLANTED(READ_ABOVE_LEASE) || PLANTED(PROMISE_OF_NO_TERM);
+    if (now->mono_ns >= quorum_deadline(r) && !stays) {
         step_down(r, now, RAFT_DOWN_NO_QUORUM, up);
         return;
     }

@@ -5,6 +5,7 @@
 #include "base/alloc.h"
 #include "base/invariant.h"
 #include "base/log.h"
+#include "base/planted.h"
 #include "shard/range/replica.h"
 
 #define OUTCOME_GRACE_NS (60 * SEC_NS)
@@ -200,7 +201,7 @@ static span_status apply_decision(struct replica *r, const struct tt_now *now, s
     if (st == SPAN_OK && !replica_covers(r, c.anchor)) {
         return void_decision(r, now, &c);
     }
-    if (st == SPAN_OK) {
+    if (st == SPAN_OK && !(PLANTED(DECISION_DROPPED) && c.commit)) {
         st = outcome_table_add(r->outcomes, &c.txn, c.commit ? c.ts : tt_ts_of(0));
     }
     if (st == SPAN_OK) {

@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "base/invariant.h"
 #include "base/log.h"
+#include "base/planted.h"
 #include "shard/range/store_impl.h"
 
 #include <stdio.h>
@@ -261,7 +262,8 @@ span_status replica_load_meta(struct replica *r, struct span_error *err)
                  {meta_decided, load_decided},
                  {meta_outcomes, load_outcomes}};
 
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+    bool drop = PLANTED(SNAPSHOT_DROPS_PREPARED) && r->receiving != NULL;
+    for (size_t i = drop ? 1 : 0; i < sizeof parts / sizeof *parts; i++) {
         st = engine_meta_scan(r->engine, slice_str(parts[i].prefix), parts[i].fn, &l);
         if (st != SPAN_OK || l.st != SPAN_OK) {
             return span_fail(err, SPAN_CORRUPT, "range %llu: malformed record %s* in its file",
@@ -360,6 +362,14 @@ span_status replica_start_raft(struct replica *r, const struct replica_birth *bi
             err, SPAN_CORRUPT, "range %llu: file is at index %llu, its own record says %llu",
             (unsigned long long)r->id, (unsigned long long)engine_applied_flushed(r->engine),
             (unsigned long long)rc.base_index);
+    }
+    if (PLANTED(APPLIED_TWICE) && skip > 1 && birth->entries[skip - 1].index == rc.base_index &&
+        rc.conf_index < rc.base_index) {
+        rc.base_index--;
+        rc.base_term = birth->entries[skip - 2].term;
+        rc.applied = rc.base_index;
+        rc.entries--;
+        rc.entry_count++;
     }
     st = raft_new(&rc, &r->raft, err);
     r->restored_last = st == SPAN_OK ? raft_last_index(r->raft) : 0;

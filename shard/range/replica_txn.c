@@ -167,6 +167,11 @@ bool replica_wound_cb(void *ctx, struct lock_owner *victim, const struct lock_ow
         return true;
     case RTXN_PREPARING:
     case RTXN_PREPARED:
+        if (PLANTED(PREPARED_IS_WOUNDED)) {
+            lock_table_release(r->locks, &t->owner);
+            r->rerun_locks = true;
+            return true;
+        }
         wound_coordinator_of(r, t, by);
         return false;
     case RTXN_FINISHING:
@@ -391,7 +396,7 @@ static void copy_lock(void *ctx, const struct lock_owner *o, const struct span *
     struct lock_copy *c = ctx;
     (void)o;
     (void)since_ns;
-    if (!held) {
+    if (!held || (PLANTED(READ_LOCKS_NOT_RECORDED) && mode == LOCK_SHARED)) {
         return;
     }
     if (c->count == c->cap) {

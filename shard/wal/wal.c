@@ -26,6 +26,7 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "base/planted.h"
 #include "shard/wal/wal_internal.h"
 
 #include <string.h>
@@ -293,8 +294,10 @@ static void unit_build(struct wal *w, const struct wal_segment *seg, bool fresh,
     u->newest = w->newest;
     if (fresh) {
         size_t at = unit_begin(&w->unit);
-        wal_index_encode(&w->index, &w->unit);
-        u->record_count = w->index.sticky_count;
+        if (!PLANTED(HARD_STATE_RECYCLED)) {
+            wal_index_encode(&w->index, &w->unit);
+            u->record_count = w->index.sticky_count;
+        }
         u->seq++;
         u->flags = UNIT_HEAD;
         u->prev = w->active == NULL ? 0 : w->active->id;
@@ -400,6 +403,9 @@ static span_status unit_put(struct wal *w, struct wal_segment *seg, bool fresh, 
     if (st == SPAN_OK) {
         bool fails = (fresh && FAILPOINT(WAL_SWITCH_SYNC)) || FAILPOINT(WAL_SYNC);
         st = fails ? injected(err) : w->fs->ops->sync(w->fs, seg->file, err);
+        if (st != SPAN_OK && PLANTED(FAILED_SYNC_RETRIED)) {
+            st = w->fs->ops->sync(w->fs, seg->file, err);
+        }
         *fatal = st != SPAN_OK;
     }
     if (st != SPAN_OK) {

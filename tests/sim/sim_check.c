@@ -146,8 +146,20 @@ static void check_commit(struct sim_check *k, node_id node, range_id range, uint
     }
 }
 
+/* A snapshot took the place of a log that does not agree with it: what lay there was never
+ * committed. */
+static void forget_replaced(const struct replica *r, struct watched *w)
+{
+    uint64_t base = r->raft->log.base_index;
+    bool has = base < w->size && w->log[base].hash != 0;
+    if (has && w->log[base].term != r->raft->log.base_term) {
+        memset(w->log, 0, (base + 1) * sizeof *w->log);
+    }
+}
+
 static void check_log(struct sim_check *k, node_id node, const struct replica *r, struct watched *w)
 {
+    forget_replaced(r, w);
     uint64_t commit = r->raft->commit;
     for (uint64_t i = w->checked + 1; i <= commit; i++) {
         if (i < w->size && w->log[i].hash != 0) {

@@ -934,6 +934,13 @@ static bool start(struct node *n)
     cluster_say(c, "node %u refuses to start: %s: %s", n->id, span_status_name(st), err.text);
     stop_cores(n);
     sim_disk_crash(&n->disk, &c->rng, SIM_CRASH_KILL);
+    if (st == SPAN_CORRUPT && n->damaged && PLANTED(WIPED_STORE_VOTES)) {
+        sim_disk_deinit(&n->disk, n->id);
+        sim_disk_init(&n->disk, n->id);
+        n->ever = false;
+        n->damaged = false;
+        return start(n);
+    }
     if (st == SPAN_CORRUPT && n->damaged) {
         n->lost = true;
     } else if (st != SPAN_NO_SPACE && st != SPAN_IO) {

@@ -331,8 +331,10 @@ static void check_reads(struct sim_world *w, const struct htxn *t, size_t i,
 {
     int64_t sum = 0;
     size_t present = 0;
+    struct tt_ts newest = tt_ts_of(0);
     for (unsigned a = 0; a < w->cells; a++) {
         present += state[a].absent ? 0 : 1;
+        newest = tt_max(newest, w->history[state[a].writer].ts);
     }
     for (size_t k = 0; k < t->read_count && !world_failed(w); k++) {
         const struct cell *r = &t->reads[k];
@@ -352,6 +354,10 @@ static void check_reads(struct sim_world *w, const struct htxn *t, size_t i,
         }
     }
     bool whole = t->kind == K_AUDIT || t->kind == K_PAST || t->kind == K_STALE;
+    if (whole && t->seen.ns < newest.ns) { /* rule D0: also what it shows by its absence */
+        cluster_fail(w->c, "transaction %zu (kind %d) was answered after %llu, it shows %llu", i,
+                     t->kind, (unsigned long long)t->seen.ns, (unsigned long long)newest.ns);
+    }
     if (whole && !world_failed(w) &&
         (t->read_count != present || sum != (int64_t)w->accounts * START_BALANCE)) {
         cluster_fail(w->c, "transaction %zu (kind %d) saw %zu rows of %zu with %lld", i, t->kind,
