@@ -36,7 +36,7 @@
     X(FLIGHT_IGNORED, 50, any, "A5: a read does not wait for records in flight below it")          \
     X(SERVES_TOO_EARLY, 50, any, "B6: a leader serves before an entry of its own term is applied") \
     X(PROMISE_OF_NO_TERM, 50, net,                                                                 \
-      "B1: a promise is a node's, whatever the term, and keeps a leader")                          \
+      "B1, B7: a promise is a node's, whatever the term; no leader goes without")                  \
     X(STANDS_INSIDE_PROMISE, 20, any, "B2: a candidate stands while its own promise runs")         \
     X(READERS_TAKE_NO_PART, 100, move,                                                             \
       "C1: a range that was only read takes no part in the commit")                                \
@@ -46,7 +46,7 @@
       "C3: a decision is dropped when all have it, and then was an abort")                         \
     X(PREPARED_IS_WOUNDED, 30, any, "wound-wait takes the locks of a prepared transaction")        \
     X(READ_LOCKS_NOT_RECORDED, 450, move, "C10: a prepare record holds no read locks")             \
-    X(SNAPSHOT_DROPS_PREPARED, 400, any, "H7: a snapshot leaves prepared transactions out")        \
+    X(SNAPSHOT_DROPS_PREPARED, 60, crash, "H7: a snapshot leaves prepared transactions out")       \
     X(APPLIED_TWICE, 30, crash, "after a restart the last applied entry is applied again")         \
     X(HARD_STATE_RECYCLED, 20, crash, "H3: a new segment does not repeat the ranges' hard state")  \
     X(FAILED_SYNC_RETRIED, 30, disk, "H4: a failed sync of the log is tried again in place")       \
