@@ -10,9 +10,10 @@
 #include <sys/prctl.h>
 #include <time.h>
 
-#define NAP_NS_MAX (50 * MS_NS) /* a stop, a fence or a change of epsilon is noticed within this   \
-                                 */
-#define MARGIN_NS 2000          /* wake a little late rather than early and sleep again */
+#define NAP_NS_MAX                                                                                 \
+    (50 * MS_NS)       /* a stop, a fence or a change of epsilon is noticed within this            \
+                        */
+#define MARGIN_NS 2000 /* wake a little late rather than early and sleep again */
 
 struct answer_gate {
     struct clock *clock;

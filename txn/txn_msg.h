@@ -262,7 +262,7 @@ struct heartbeat {
     uint64_t seq;
     struct tt_ts lease_end;
     struct tt_ts closed;
-    bool unfit; /* the sender's disk is too slow to lead (H10) */
+    bool unfit;             /* the sender's disk is too slow to lead (H10) */
     uint32_t replicas;      /* it holds */
     uint64_t nodes_version; /* of the node table it has in force */
     size_t count;

@@ -87,7 +87,7 @@ struct store {
     uint64_t placement_at_ns;
     uint64_t probe_at_ns;
     struct store_nodes nodes;
-    bool joining; /* may have no range at all */
+    bool joining;   /* may have no range at all */
     size_t leaving; /* replicas that are out and wait for their flush */
     struct peer peers[LIMIT_PEERS];
     size_t peer_count;
