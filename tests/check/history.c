@@ -372,6 +372,9 @@ static bool read_txn(struct reader *r, struct history *h, uint64_t line, bool *e
     t.op_count = h->txns[at].op_count;
     h->txns[at] = t;
     if (is_last) {
+        if (seen != 0) {
+            return fail(r, "the last line is no transaction");
+        }
         h->txn_count--;
         *end = true;
         return count == h->txn_count || fail(r, "the last line counts other transactions");

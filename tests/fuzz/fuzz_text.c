@@ -142,6 +142,10 @@ void fuzz_seeds(fuzz_emit *emit, void *ctx)
         "2,3]]}"
         "\n{\"end\":true,\"transactions\":2}\n";
 
+    static const char end_with_ops[] =
+        "X{\"spanlite_history\":1,\"kind\":\"append\"}\n"
+        "{\"end\":true,\"transactions\":0,\"ops\":[[\"r\",1,[7]]]}\n";
+
     static const struct {
         const char *name;
         char kind;
@@ -149,6 +153,7 @@ void fuzz_seeds(fuzz_emit *emit, void *ctx)
     } seeds[] = {
         {"history-append", 0, append},
         {"history-register", 0, registers},
+        {"history-end-with-ops", 0, end_with_ops},
         {"history-bank", 0, bank},
         {"url-tcp", 1, "Xtcp://127.0.0.1:7100"},
         {"url-ip6", 1, "Xtcp://[::1]:7100"},

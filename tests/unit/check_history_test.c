@@ -612,6 +612,9 @@ Test(check_history, a_malformed_file_is_refused_with_its_line)
          "counts other"},
         {"{\"spanlite_history\":1,\"kind\":\"append\"}\n{\"end\":true,\"transactions\":0}\n{}\n",
          "behind the end"},
+        {"{\"spanlite_history\":1,\"kind\":\"append\"}\n"
+         "{\"end\":true,\"transactions\":0,\"ops\":[[\"r\",1,[7]]]}\n",
+         "last line is no transaction"},
         {"{\"spanlite_history\":1,\"kind\":\"append\",\"x\":[[[[[[[[[[[]]]]]]]]]]]}\n", "too deep"},
         {"{\"spanlite_history\":99999999999999999999}\n", "too large"},
     };
