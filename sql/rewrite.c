@@ -277,7 +277,7 @@ static size_t rewrite_word(struct rewriter *w, size_t i)
     struct slice s = sql_token_text(t, i);
     bool dot = sql_token_op(t, i + 1, ".");
     bool after_dot = i > w->s->first && sql_token_op(t, i - 1, ".");
-    if (dot && !after_dot) {
+    if (dot && !after_dot && i + 2 < w->s->last) {
         /* public.t and main.t are t; pg_catalog.f( is f(. Other schemas are SQLite's to refuse. */
         bool call = sql_token_op(t, i + 3, "(");
         if (word_is(s, "public") || word_is(s, "main") || (word_is(s, "pg_catalog") && call)) {
@@ -317,7 +317,8 @@ static size_t rewrite_word(struct rewriter *w, size_t i)
     }
     if (word_is(s, "fetch") &&
         (sql_token_is(t, i + 1, "FIRST") || sql_token_is(t, i + 1, "NEXT"))) {
-        bool one = !(t->t[i + 2].kind == TOK_NUMBER || t->t[i + 2].kind == TOK_PARAM);
+        bool one = i + 2 >= w->s->last ||
+                   !(t->t[i + 2].kind == TOK_NUMBER || t->t[i + 2].kind == TOK_PARAM);
         replace_token(w, i, one ? "LIMIT 1" : "LIMIT ");
         if (!one) {
             skip_to(w, t->t[i + 2].start);

@@ -96,4 +96,17 @@ void fuzz_seeds(fuzz_emit *emit, void *ctx)
         name[4] = (char)('a' + i);
         emit(ctx, name, slice_str(texts[i]));
     }
+    /* As many tokens as the list has room for, and the last one begs for more. */
+    static const char *const ends[] = {"FETCH FIRST", "FROM public."};
+    struct buf b = {0};
+    for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++) {
+        name[4] = (char)('y' + i);
+        for (size_t other = i + 2; other < 64; other++) {
+            buf_append_str(&b, other % 2 == 0 ? "1 " : "+ ");
+        }
+        buf_append_str(&b, ends[i]);
+        emit(ctx, name, buf_slice(&b));
+        buf_clear(&b);
+    }
+    buf_deinit(&b);
 }
