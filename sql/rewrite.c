@@ -36,6 +36,7 @@ struct rewriter {
     size_t cast_end;   /* token after the last cast: another one there casts all of it */
     size_t cast_start; /* its operand's first token */
     size_t cast_out;   /* where its CAST( stands */
+    bool plain;        /* the token before is in out as it was in the source */
 };
 
 /* Source up to token i, then marks where the token begins. */
@@ -429,6 +430,54 @@ static size_t rewrite_token(struct rewriter *w, size_t i)
     return 1;
 }
 
+/* Whether a and b, side by side, would read as one token or as another one. */
+static bool would_merge(uint8_t a, uint8_t b)
+{
+    if (a == b && strchr("'\"`", a) != NULL) {
+        return true; /* a doubled quote */
+    }
+    bool word = isalnum(a) || a == '_' || a == '$' || a >= 0x80;
+    return word && (isalnum(b) || b == '_' || b == '$' || b >= 0x80 || b == '.' || b == '\'');
+}
+
+/* Tokens that touch in the source stay two where one of them was replaced: 'a'$$b$$ is not 'a''b',
+ * nor 'x'5 parameter ?15. What was not changed stays as it is, for SQLite to judge. */
+static void keep_apart(struct rewriter *w, size_t i, size_t used, size_t at)
+{
+    const struct buf *text = &w->out->text;
+    if (at == 0 || at >= text->size || !would_merge(text->data[at - 1], text->data[at])) {
+        return;
+    }
+    insert_at(w, at, " ");
+    for (size_t k = i; k < i + used; k++) {
+        w->t->t[k].out++;
+    }
+}
+
+/* One token, and what it uses up; 0 with err set if that cannot be done. */
+static size_t rewrite_one(struct rewriter *w, size_t i)
+{
+    struct sql_token *token = &w->t->t[i];
+    copy_to(w, token->start);
+    size_t at = w->out->text.size;
+    token->out = (uint32_t)at;
+    w->err->code = SPAN_OK;
+    bool cast = sql_token_op(w->t, i, "::");
+    size_t used = rewrite_token(w, i);
+    if (used == 0) {
+        return 0;
+    }
+    bool plain = w->copied == token->start;
+    if (plain) {
+        copy_to(w, token->end);
+    }
+    if (!cast && !(plain && w->plain)) {
+        keep_apart(w, i, used, at);
+    }
+    w->plain = plain;
+    return used;
+}
+
 span_status sql_stmt_rewrite(struct sql_tokens *t, const struct sql_stmt *s, bool normalise,
                              struct sql_rewritten *out, struct span_error *err)
 {
@@ -444,10 +493,7 @@ span_status sql_stmt_rewrite(struct sql_tokens *t, const struct sql_stmt *s, boo
     w.copied = t->t[s->first].start;
     size_t last = s->for_update != 0 ? s->for_update : s->last;
     for (size_t i = s->first; i < last;) {
-        copy_to(&w, t->t[i].start);
-        t->t[i].out = (uint32_t)out->text.size;
-        err->code = SPAN_OK;
-        size_t used = rewrite_token(&w, i);
+        size_t used = rewrite_one(&w, i);
         if (used == 0) {
             return err->code;
         }

@@ -57,6 +57,8 @@ static void add_value(struct history *h, int64_t v)
 void history_add_op(struct history *h, struct history_op op, const int64_t *list)
 {
     h->ops = grow(h->ops, &h->op_cap, h->op_count, sizeof(*h->ops));
+    /* An empty list points into the values, too: there is an array to point into. */
+    h->values = grow(h->values, &h->value_cap, h->value_count, sizeof(*h->values));
     if (list != NULL) {
         op.list = h->value_count;
         for (size_t i = 0; i < op.list_count; i++) {

@@ -46,6 +46,9 @@ Test(split, postgresql_spellings_become_sqlites)
         {"SELECT x::double precision FROM t", "SELECT CAST(x AS REAL) FROM t"},
         {"SELECT a IN (1,2)::int", "SELECT a IN CAST((1,2) AS INTEGER)"},
         {"SELECT E'a\\n''b'", "SELECT 'a\n''b'"},
+        {"SELECT 'a'$$b$$, E'a'E'b'$$c$$'d'", "SELECT 'a' 'b', 'a' 'b' 'c' 'd'"},
+        {"SELECT 'a'public.'b', $1public.t5", "SELECT 'a' 'b', ?1 t5"},
+        {"SELECT 1a, 'a'\"b\"", "SELECT 1a, 'a'\"b\""},
         {"SELECT $$it's$$, $q$a$$b$q$", "SELECT 'it''s', 'a$$b'"},
         {"SELECT * FROM public.t, main.u", "SELECT * FROM t, u"},
         {"SELECT pg_catalog.version()", "SELECT version()"},
@@ -82,6 +85,7 @@ Test(split, literals_become_parameters_only_where_that_changes_nothing)
          "SELECT a FROM t WHERE a = -9223372036854775808", 0},
         {"SELECT a FROM t WHERE a = (SELECT 1)", "SELECT a FROM t WHERE a = (SELECT 1)", 0},
         {"SELECT a FROM t WHERE a = $1 AND b = 2", "SELECT a FROM t WHERE a = ?1 AND b = 2", 0},
+        {"SELECT a FROM t WHERE a = 'x'5", "SELECT a FROM t WHERE a = ?1 5", 1},
         {"DELETE FROM t WHERE a IN (1, 2)", "DELETE FROM t WHERE a IN (?1, ?2)", 2},
     };
 
