@@ -77,6 +77,7 @@ struct node {
     struct buf out[SIM_NODES_MAX + 1][2];
     struct list inbox;
     uint64_t busy_until_ns;
+    uint64_t last_op_ns; /* arrival of the last operation */
     uint64_t run_at_ns; /* of the EV_RUN that counts; 0: none */
     char dir[32];
 };
@@ -419,6 +420,23 @@ static void io_to_gateway(void *ctx, const struct tt_now *now, node_id from, uin
     gateway_message(n->gateway, now, from, kind, body);
 }
 
+/* One row: the node's number. */
+static span_status host_show(void *ctx, const struct tt_now *now, enum kv_show what,
+                             struct kv_table *out, struct span_error *err)
+{
+    static const char *const names[] = {"node", "state"};
+    const struct node *n = ctx;
+    char id[16];
+    const char *row[] = {id, "here"};
+    (void)now;
+    (void)what;
+    (void)err;
+    (void)snprintf(id, sizeof(id), "%u", n->id);
+    kv_table_init(out, 2, names, NULL);
+    kv_table_add_row(out, row);
+    return SPAN_OK;
+}
+
 static void make_cores(struct node *n, bool fresh)
 {
     struct cluster *c = n->c;
@@ -448,6 +466,7 @@ static void make_cores(struct node *n, bool fresh)
         .node_count = c->opt.nodes,
         .out_ctx = n,
         .out = gateway_out,
+        .host = {.ctx = n, .show = host_show},
     };
     sc.seed = rng_u64(&c->rng);
     gc.seed = rng_u64(&c->rng);
@@ -742,8 +761,12 @@ bool cluster_run_until(struct cluster *c, bool (*cond)(void *ctx), void *ctx, ui
 
 void cluster_op(struct cluster *c, node_id node, struct gateway_op *op)
 {
-    struct event *e = event_new(c, EV_OP, node, c->now_ns + rng_below(&c->rng, 20000));
-    e->op = op;
+    /* In the order of the posts, as a mailbox gives them: a cancel never overtakes what it is to
+     * stop. */
+    struct node *n = &c->nodes[node];
+    uint64_t at = c->now_ns + rng_below(&c->rng, 20000);
+    n->last_op_ns = at > n->last_op_ns ? at : n->last_op_ns;
+    event_new(c, EV_OP, node, n->last_op_ns)->op = op;
 }
 
 /* ---- faults ---- */

@@ -5,7 +5,7 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "coordinator/kv_session.h"
-#include "tests/lib/mini_cluster.h"
+#include "tests/sim/sim_cluster.h"
 
 #include <criterion/criterion.h>
 #include <pthread.h>
@@ -14,9 +14,9 @@
 #include <time.h>
 
 struct rig {
-    struct mini *m;
+    struct cluster *c;
     struct mailbox *box;
-    pthread_mutex_t lock; /* of m: the worker's, and the sessions' clock */
+    pthread_mutex_t lock; /* of c: the worker's, and the sessions' clock */
     pthread_t worker;
     struct kv_env *env;
     node_id node;
@@ -37,10 +37,10 @@ static void *worker_main(void *arg)
         pthread_mutex_lock(&g->lock);
         while (items != NULL) {
             struct mailbox_item *next = items->next;
-            mini_op(g->m, g->node, MAILBOX_ENTRY(items, struct gateway_op, item));
+            cluster_op(g->c, g->node, MAILBOX_ENTRY(items, struct gateway_op, item));
             items = next;
         }
-        mini_run_for(g->m, 2 * MS_NS);
+        cluster_run_for(g->c, 2 * MS_NS);
         pthread_mutex_unlock(&g->lock);
     }
 }
@@ -55,7 +55,7 @@ static void session_now(void *ctx, struct tt_now *out)
 {
     struct rig *g = ctx;
     pthread_mutex_lock(&g->lock);
-    *out = mini_clock(g->m, g->node);
+    *out = cluster_clock(g->c, g->node);
     pthread_mutex_unlock(&g->lock);
     out->state = atomic_load(&g->fenced) ? CLOCK_FENCED : out->state;
 }
@@ -69,14 +69,15 @@ static void clock_reason(void *ctx, char *out, size_t size)
 static struct rig *rig_new(uint64_t seed)
 {
     struct rig *g = SPAN_NEW(struct rig);
-    struct mini_options o;
-    log_set_level(LOG_ERROR);
-    mini_options_init(&o, seed);
-    g->m = mini_new(&o);
+    struct cluster_options o;
+    log_set_level(LOG_ERROR + 1); /* logs end with their machines */
+    cluster_options_init(&o, seed);
+    g->c = cluster_new(&o);
+    cluster_boot(g->c);
     g->node = 1;
     g->box = mailbox_new(0);
     pthread_mutex_init(&g->lock, NULL);
-    mini_run_for(g->m, 800 * MS_NS);
+    cluster_run_for(g->c, 800 * MS_NS);
     struct kv_env_options eo = {.node = 1,
                                 .seed = seed,
                                 .now = session_now,
@@ -94,7 +95,7 @@ static void rig_free(struct rig *g)
 {
     mailbox_close(g->box);
     pthread_join(g->worker, NULL);
-    mini_free(g->m);
+    cluster_free(g->c);
     mailbox_free(g->box);
     kv_env_free(g->env);
     pthread_mutex_destroy(&g->lock);
@@ -629,10 +630,10 @@ Test(kv_session, every_kind_of_call_is_canceled_from_another_thread, .timeout = 
     struct kv *kv = kv_session_new(g->env);
     pthread_mutex_lock(&g->lock);
     for (node_id n = 2; n <= 3; n++) {
-        mini_cut(g->m, 1, n, true);
-        mini_cut(g->m, n, 1, true);
+        cluster_net(g->c)->cut[1][n] = true;
+        cluster_net(g->c)->cut[n][1] = true;
     }
-    mini_run_for(g->m, SEC_NS); /* it leads nothing any more */
+    cluster_run_for(g->c, SEC_NS); /* it leads nothing any more */
     pthread_mutex_unlock(&g->lock);
     for (int i = 0; i < 60; i++) {
         struct stuck x = {.kv = kv, .call = calls[i % 6].call};
@@ -689,10 +690,10 @@ static void cut_off(struct rig *g, bool on)
 {
     pthread_mutex_lock(&g->lock);
     for (node_id n = 2; n <= 3; n++) {
-        mini_cut(g->m, 1, n, on);
-        mini_cut(g->m, n, 1, on);
+        cluster_net(g->c)->cut[1][n] = on;
+        cluster_net(g->c)->cut[n][1] = on;
     }
-    mini_run_for(g->m, SEC_NS);
+    cluster_run_for(g->c, SEC_NS);
     pthread_mutex_unlock(&g->lock);
 }
 
@@ -718,7 +719,7 @@ Test(kv_session, show_tells_which_nodes_did_not_answer, .timeout = 60)
     struct kv *kv = kv_session_new(g->env);
     shows(kv, KV_SHOW_NODES, "1 here;2 here;3 here;", "");
     pthread_mutex_lock(&g->lock);
-    mini_cut(g->m, 3, 1, true);
+    cluster_net(g->c)->cut[3][1] = true;
     pthread_mutex_unlock(&g->lock);
     shows(kv, KV_SHOW_NODES, "1 here;2 here;3 unreachable;", "");
     shows(kv, KV_SHOW_CLOCKS, "1 here;2 here;3 unreachable;", "");
