@@ -149,9 +149,10 @@ static char *base_url(enum scheme scheme, uint32_t node)
     }
     switch (scheme) {
     case TCP:
-        /* Below the ephemeral ports; tests run side by side, so each process takes its own. */
+        /* Below the ephemeral ports; tests run side by side, so each process takes 30 of its own,
+         * 10 a node (a listener per peer and class). */
         return span_asprintf("tcp://127.0.0.1:%u",
-                             12000 + 10 * ((unsigned)getpid() % 1500) + 300 * (node - 1));
+                             12000 + 30 * ((unsigned)getpid() % 600) + 10 * (node - 1));
     case IPC:
         return span_asprintf("ipc://%s/n%u", dir, node);
     case INPROC:
