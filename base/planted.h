@@ -21,7 +21,7 @@
     X(VOTE_NOT_PERSISTED, 100, any, "the vote of a term is not in the hard state")                 \
     X(ACK_BEFORE_SYNC, 100, any, "a follower acknowledges entries that are not synced")            \
     X(FSYNC_LIES, 20, any, "a sync of the log says OK and makes nothing durable")                  \
-    X(ABORT_NOT_RECORDED, 400, late,                                                               \
+    X(ABORT_NOT_RECORDED, 2000, late,                                                              \
       "a coordinator without a record says aborted, and records nothing")                          \
     X(LOCKS_TIME_OUT, 50, any, "C8: a prepared participant lets its locks go when it asks")        \
     X(SAFE_TIME_IGNORES_PREPARED, 50, any, "A4: safe time passes prepared transactions")           \
@@ -42,7 +42,7 @@
       "C1: a range that was only read takes no part in the commit")                                \
     X(SPLIT_WAITS_FOR_NOBODY, 30, any,                                                             \
       "C2: a range splits with transactions prepared, and acknowledges for both halves")           \
-    X(DECISION_DROPPED, 30, late,                                                                  \
+    X(DECISION_DROPPED, 600, late,                                                                 \
       "C3: a decision is dropped when all have it, and then was an abort")                         \
     X(PREPARED_IS_WOUNDED, 30, any, "wound-wait takes the locks of a prepared transaction")        \
     X(READ_LOCKS_NOT_RECORDED, 450, move, "C10: a prepare record holds no read locks")             \
