@@ -94,7 +94,7 @@ static void persist_all(struct fix *f)
     }
 }
 
-static const struct raft_msg *sent(const struct fix *f, enum raft_msg_type type, uint32_t to)
+static const struct raft_msg *find_sent(const struct fix *f, enum raft_msg_type type, uint32_t to)
 {
     for (size_t i = 0; i < f->up.msg_count; i++) {
         if (f->up.msgs[i].type == type && f->up.msgs[i].to == to) {
@@ -102,6 +102,15 @@ static const struct raft_msg *sent(const struct fix *f, enum raft_msg_type type,
         }
     }
     return NULL;
+}
+
+/* The message, which must be there. */
+static const struct raft_msg *sent(const struct fix *f, enum raft_msg_type type, uint32_t to)
+{
+    static const struct raft_msg none;
+    const struct raft_msg *m = find_sent(f, type, to);
+    cr_assert_not_null(m);
+    return m == NULL ? &none : m;
 }
 
 /* A heartbeat of a leader; the answer. */
@@ -126,7 +135,7 @@ static struct raft_vote_ack ask(struct fix *f, uint32_t from, raft_term term, bo
     m.u.vote.has_release = !tt_is_none(release);
     m.u.vote.release = release;
     cr_assert_eq(step_msg(f, from, &m), SPAN_OK);
-    const struct raft_msg *a = sent(f, RAFT_MSG_VOTE_ACK, from);
+    const struct raft_msg *a = find_sent(f, RAFT_MSG_VOTE_ACK, from);
     if (a == NULL) {
         persist_all(f);
         a = sent(f, RAFT_MSG_VOTE_ACK, from);
@@ -227,7 +236,7 @@ Test(raft_lease, a_refused_pre_vote_is_repeated_when_the_promise_in_the_way_ends
     cr_assert_eq(step_msg(&f, 2, &m), SPAN_OK);
     cr_assert_eq(f.up.deadline_mono_ns, 3 * MS_NS);
     tick(&f, 3 * MS_NS);
-    cr_assert_not_null(sent(&f, RAFT_MSG_VOTE, 2));
+    cr_assert_not_null(find_sent(&f, RAFT_MSG_VOTE, 2));
     fix_deinit(&f);
 }
 
@@ -541,16 +550,16 @@ Test(raft_lease, the_target_is_told_only_when_it_has_everything)
     lead(&f, MS_NS);
     cr_assert_eq(transfer(&f, 3, at(1)), SPAN_OK);
     raft_flush(f.r, &f.now, &f.up);
-    cr_assert_null(sent(&f, RAFT_MSG_TIMEOUT_NOW, 3));
-    cr_assert_not_null(sent(&f, RAFT_MSG_APPEND, 3));
+    cr_assert_null(find_sent(&f, RAFT_MSG_TIMEOUT_NOW, 3));
+    cr_assert_not_null(find_sent(&f, RAFT_MSG_APPEND, 3));
     ack(&f, 3, 1, tt_ts_of(0));
     raft_flush(f.r, &f.now, &f.up);
-    cr_assert_not_null(sent(&f, RAFT_MSG_TIMEOUT_NOW, 3));
+    cr_assert_not_null(find_sent(&f, RAFT_MSG_TIMEOUT_NOW, 3));
     raft_flush(f.r, &f.now, &f.up);
-    cr_assert_null(sent(&f, RAFT_MSG_TIMEOUT_NOW, 3));
+    cr_assert_null(find_sent(&f, RAFT_MSG_TIMEOUT_NOW, 3));
     set_time(&f, 25 * MS_NS);
     raft_flush(f.r, &f.now, &f.up);
-    cr_assert_not_null(sent(&f, RAFT_MSG_TIMEOUT_NOW, 3)); /* it may have been lost */
+    cr_assert_not_null(find_sent(&f, RAFT_MSG_TIMEOUT_NOW, 3)); /* it may have been lost */
     fix_deinit(&f);
 }
 

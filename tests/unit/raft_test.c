@@ -101,7 +101,7 @@ static void flush(struct fix *f)
     raft_flush(f->r, &f->now, &f->up);
 }
 
-static const struct raft_msg *sent(const struct fix *f, enum raft_msg_type type, uint32_t to)
+static const struct raft_msg *find_sent(const struct fix *f, enum raft_msg_type type, uint32_t to)
 {
     for (size_t i = 0; i < f->up.msg_count; i++) {
         if (f->up.msgs[i].type == type && f->up.msgs[i].to == to) {
@@ -109,6 +109,15 @@ static const struct raft_msg *sent(const struct fix *f, enum raft_msg_type type,
         }
     }
     return NULL;
+}
+
+/* The message, which must be there. */
+static const struct raft_msg *sent(const struct fix *f, enum raft_msg_type type, uint32_t to)
+{
+    static const struct raft_msg none;
+    const struct raft_msg *m = find_sent(f, type, to);
+    cr_assert_not_null(m);
+    return m == NULL ? &none : m;
 }
 
 static span_status vote(struct fix *f, uint32_t from, raft_term term, raft_index last_index,
@@ -247,8 +256,8 @@ Test(raft, a_vote_is_dropped_when_a_newer_term_comes_before_it_is_durable)
     cr_assert_eq(vote(&f, 2, 1, 0, 0, false), SPAN_OK);
     cr_assert_eq(append(&f, 3, 2, 0, 0, "2", 0), SPAN_OK);
     persisted(&f, f.up.persist_seq);
-    cr_assert_null(sent(&f, RAFT_MSG_VOTE_ACK, 2));
-    cr_assert_not_null(sent(&f, RAFT_MSG_APPEND_ACK, 3));
+    cr_assert_null(find_sent(&f, RAFT_MSG_VOTE_ACK, 2));
+    cr_assert_not_null(find_sent(&f, RAFT_MSG_APPEND_ACK, 3));
     fix_deinit(&f);
 }
 
@@ -265,7 +274,7 @@ Test(raft, votes_only_for_logs_at_least_as_good)
             struct fix f;
             fix_init(&f, &(struct setup){.self = 1, .nodes = 3, .term = 3, .terms = "112"});
             cr_assert_eq(vote(&f, 2, 4, cases[i].index, cases[i].term, pre == 1), SPAN_OK);
-            const struct raft_msg *m = sent(&f, RAFT_MSG_VOTE_ACK, 2);
+            const struct raft_msg *m = find_sent(&f, RAFT_MSG_VOTE_ACK, 2);
             if (m == NULL) { /* granted: leaves when durable */
                 persisted(&f, f.up.persist_seq);
                 m = sent(&f, RAFT_MSG_VOTE_ACK, 2);
@@ -353,7 +362,7 @@ Test(raft, a_failed_campaign_is_repeated_after_a_random_while)
     cr_assert_geq(first, 20 * MS_NS);
     cr_assert_leq(first, 100 * MS_NS);
     tick(&f, first);
-    cr_assert_not_null(sent(&f, RAFT_MSG_VOTE, 2)); /* asks again */
+    cr_assert_not_null(find_sent(&f, RAFT_MSG_VOTE, 2)); /* asks again */
     cr_assert_neq(f.up.deadline_mono_ns - first, first);
     fix_deinit(&f);
 }
@@ -452,7 +461,7 @@ Test(raft, logs_of_figure_7_are_repaired_in_few_round_trips)
             cr_assert_eq(step_msg(&f, 1, m), SPAN_OK);
             if (f.up.persist_seq != 0) {
                 /* A refusal leaves at once, an acknowledgement when durable. */
-                const struct raft_msg *no = sent(&f, RAFT_MSG_APPEND_ACK, 1);
+                const struct raft_msg *no = find_sent(&f, RAFT_MSG_APPEND_ACK, 1);
                 if (no == NULL) {
                     persisted(&f, f.up.persist_seq);
                 }
@@ -854,7 +863,7 @@ Test(raft, one_membership_change_at_a_time_and_after_an_own_entry)
     cr_assert_eq(raft_commit(f.r), 2); /* 3 of 4 */
     cr_assert_eq(propose_conf(&f, &two, T0), SPAN_OK);
     flush(&f);
-    cr_assert_not_null(sent(&f, RAFT_MSG_APPEND, 4));
+    cr_assert_not_null(find_sent(&f, RAFT_MSG_APPEND, 4));
     fix_deinit(&f);
 }
 
