@@ -78,7 +78,7 @@ struct node {
     struct list inbox;
     uint64_t busy_until_ns;
     uint64_t last_op_ns; /* arrival of the last operation */
-    uint64_t run_at_ns; /* of the EV_RUN that counts; 0: none */
+    uint64_t run_at_ns;  /* of the EV_RUN that counts; 0: none */
     char dir[32];
 };
 
