@@ -35,8 +35,9 @@
     X(CLOSED_AT_COMMIT, 50, any, "A4: the closed timestamp comes with the commit index")           \
     X(FLIGHT_IGNORED, 50, any, "A5: a read does not wait for records in flight below it")          \
     X(SERVES_TOO_EARLY, 50, any, "B6: a leader serves before an entry of its own term is applied") \
-    X(PROMISE_OF_NO_TERM, 50, net,                                                                 \
-      "B1, B7: a promise is a node's, whatever the term; no leader goes without")                  \
+    X(PROMISE_OF_NO_TERM, 20, pause, "B1: a promise is a node's, whatever the range's term")       \
+    X(LEASE_OF_OLD_MEMBERS, 20, grow,                                                              \
+      "B4: a lease rests on the members that its leader was elected by")                           \
     X(STANDS_INSIDE_PROMISE, 20, any, "B2: a candidate stands while its own promise runs")         \
     X(READERS_TAKE_NO_PART, 100, move,                                                             \
       "C1: a range that was only read takes no part in the commit")                                \

@@ -80,6 +80,10 @@ static uint64_t promised_by(const void *ctx, uint32_t node)
  * being one about to be appended. */
 static struct tt_ts lease_end_with(const struct raft *r, const struct raft_conf *extra)
 {
+    if (PLANTED(LEASE_OF_OLD_MEMBERS)) {
+        const struct raft_conf *old = raft_conf_at(r, r->term_start - 1, NULL);
+        return tt_ts_of(raft_conf_quorum_value(old, promised_by, r));
+    }
     uint64_t end = extra == NULL ? UINT64_MAX : raft_conf_quorum_value(extra, promised_by, r);
     for (size_t i = raft_conf_committed(r); i < r->conf_count; i++) {
         uint64_t e = raft_conf_quorum_value(&r->confs[i].conf, promised_by, r);
@@ -537,8 +541,7 @@ void raft_leader_refresh(struct raft *r, const struct tt_now *now, struct raft_u
         r->clock_bad_mono_ns = now->mono_ns;
     }
     r->clock_bad = bad;
-    bool stays = PLANTED(READ_ABOVE_LEASE) || PLANTED(PROMISE_OF_NO_TERM);
-    if (now->mono_ns >= quorum_deadline(r) && !stays) {
+    if (now->mono_ns >= quorum_deadline(r) && !PLANTED(READ_ABOVE_LEASE)) {
         step_down(r, now, RAFT_DOWN_NO_QUORUM, up);
         return;
     }

@@ -4,6 +4,7 @@
 
 #include "base/alloc.h"
 #include "base/invariant.h"
+#include "tests/sim/sim_script.h"
 #include "tests/sim/sim_world.h"
 
 #include <stdio.h>
@@ -25,7 +26,17 @@ static const struct sim_scenario scenarios[] = {
 
 const struct sim_scenario *sim_scenario_get(size_t i)
 {
-    return i < sizeof scenarios / sizeof scenarios[0] ? &scenarios[i] : NULL;
+    static struct sim_scenario directed;
+    size_t drawn = sizeof scenarios / sizeof scenarios[0];
+    if (i < drawn) {
+        return &scenarios[i];
+    }
+    const struct sim_script *script = sim_script_get(i - drawn);
+    if (script == NULL) {
+        return NULL;
+    }
+    directed = (struct sim_scenario){script->name, script->text};
+    return &directed;
 }
 
 static bool is(const char *scenario, const char *name)
@@ -132,6 +143,19 @@ static void draw_faults(struct sim_world *w, struct rng *r)
     }
 }
 
+/* A written schedule brings its own faults, and counts on a network that is quick in between. */
+static void draw_for_script(struct sim_world *w, const struct sim_script *script)
+{
+    w->opt.nodes = script->nodes;
+    w->opt.net = (struct sim_net){.delay_min_ns = 20000, .delay_max_ns = 500000};
+    w->opt.sync_max_ns = 300000;
+    w->opt.sync_stall = 0;
+    w->first_splits = 0;
+    w->run_ns = 300 * MS_NS;
+    w->client_count = w->client_count < 4 ? w->client_count : 4;
+    w->faults = false;
+}
+
 static void draw(struct sim_world *w)
 {
     struct rng r;
@@ -159,6 +183,9 @@ static void draw(struct sim_world *w)
     }
     w->readers = rng_below(&r, 3) == 0 ? 1 + (unsigned)rng_below(&r, 3) : 0;
     draw_faults(w, &r);
+    if (sim_script_find(w->sim.scenario) != NULL) {
+        draw_for_script(w, sim_script_find(w->sim.scenario));
+    }
     w->opt.trace = w->sim.trace;
 }
 
@@ -186,7 +213,14 @@ static void work(struct sim_world *w)
         world_split_at_random(w);
         (void)cluster_run_until(w->c, world_idle, w, 20 * SEC_NS);
     }
+    const struct sim_script *script = sim_script_find(w->sim.scenario);
+    if (script != NULL && script->quiet) {
+        script->run(w);
+    }
     sim_clients_start(w);
+    if (script != NULL && !script->quiet) {
+        script->run(w);
+    }
     sim_faults_start(w);
     digest_cb(w);
     (void)cluster_run_until(w->c, out_of_steps, w, w->run_ns);

@@ -81,6 +81,23 @@ static void member_at_random(struct sim_world *w)
     cluster_op(w->c, sim_any_alive(w), &a->op);
 }
 
+void world_move(struct sim_world *w, node_id at, range_id range, node_id add, node_id remove)
+{
+    struct admin *a = admin_new(w, GATEWAY_MOVE);
+    a->op.u.move.range = range;
+    a->op.u.move.add = add;
+    a->op.u.move.remove = remove;
+    cluster_op(w->c, at, &a->op);
+}
+
+void world_transfer(struct sim_world *w, node_id at, range_id range, node_id to)
+{
+    struct admin *a = admin_new(w, GATEWAY_TRANSFER);
+    a->op.u.transfer.range = range;
+    a->op.u.transfer.node = to;
+    cluster_op(w->c, at, &a->op);
+}
+
 /* ---- nodes ---- */
 
 static size_t alive_count(struct sim_world *w)

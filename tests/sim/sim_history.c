@@ -94,6 +94,12 @@ bool world_idle(void *ctx)
     return w->busy == 0 && w->admin_busy == 0;
 }
 
+bool world_admin_idle(void *ctx)
+{
+    const struct sim_world *w = ctx;
+    return w->admin_busy == 0;
+}
+
 static size_t leftovers(struct sim_world *w, bool print)
 {
     size_t n = 0;

@@ -18,7 +18,7 @@ size_t sim_net_send(struct sim_net *n, struct rng *r, uint64_t now_ns, unsigned 
     if (n->cut[from][to] || rng_double(r) < n->loss) {
         return 0;
     }
-    at_ns[0] = arrival(n, r, now_ns);
+    at_ns[0] = arrival(n, r, now_ns) + n->late_ns[from][to];
     uint64_t *last = &n->last_arrival_ns[from][to][cls];
     if (!n->reorder) {
         at_ns[0] = at_ns[0] <= *last ? *last + 1 : at_ns[0];
@@ -35,6 +35,7 @@ size_t sim_net_send(struct sim_net *n, struct rng *r, uint64_t now_ns, unsigned 
 void sim_net_heal(struct sim_net *n)
 {
     memset(n->cut, 0, sizeof n->cut);
+    memset(n->late_ns, 0, sizeof n->late_ns);
     n->loss = 0;
     n->dup = 0;
     n->slow = 0;

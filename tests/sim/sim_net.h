@@ -20,6 +20,7 @@ struct sim_net {
     double dup; /* share of frames delivered twice, the second up to dup_late_ns later */
     uint64_t dup_late_ns;
     bool reorder;
+    uint64_t late_ns[SIM_NODES_MAX + 1][SIM_NODES_MAX + 1]; /* more, from -> to */
     bool cut[SIM_NODES_MAX + 1][SIM_NODES_MAX + 1]; /* from, to */
     uint64_t last_arrival_ns[SIM_NODES_MAX + 1][SIM_NODES_MAX + 1][2];
 };

@@ -175,11 +175,15 @@ void sim_clients_free(struct sim_world *w);
 
 /* ---- sim_faults.c: administration and faults ---- */
 void world_split_at_random(struct sim_world *w);
+/* Asked at the node's gateway; counted in admin_busy until answered. */
+void world_move(struct sim_world *w, node_id at, range_id range, node_id add, node_id remove);
+void world_transfer(struct sim_world *w, node_id at, range_id range, node_id to);
 void sim_faults_start(struct sim_world *w);
 node_id sim_any_alive(struct sim_world *w);
 
 /* ---- sim_history.c: the start, the end, the history ---- */
 bool world_idle(void *ctx);
+bool world_admin_idle(void *ctx); /* clients may be busy */
 void world_set_up(struct sim_world *w);
 /* Faults are over and the clients have stopped: everything must end, and the history be right. */
 void sim_finish(struct sim_world *w);
