@@ -38,6 +38,8 @@
     X(PROMISE_OF_NO_TERM, 20, pause, "B1: a promise is a node's, whatever the range's term")       \
     X(LEASE_OF_OLD_MEMBERS, 20, grow,                                                              \
       "B4: a lease rests on the members that its leader was elected by")                           \
+    X(MEMBERS_TOO_EARLY, 20, erratum,                                                              \
+      "B4, Raft: members are changed without a committed entry of the own term")                   \
     X(STANDS_INSIDE_PROMISE, 20, any, "B2: a candidate stands while its own promise runs")         \
     X(READERS_TAKE_NO_PART, 100, move,                                                             \
       "C1: a range that was only read takes no part in the commit")                                \

@@ -18,6 +18,7 @@
  * answer, because it has heard the leader that added it before anybody counted on it. */
 #include "base/alloc.h"
 #include "base/log.h"
+#include "base/planted.h"
 #include "shard/range/store_impl.h"
 
 #define MEMBER_PATIENCE_NS (60 * SEC_NS)
@@ -152,8 +153,9 @@ static void step_remove(struct replica *r, const struct tt_now *now, struct raft
 
 void replica_member_step(struct replica *r, const struct tt_now *now)
 {
+    bool serves = replica_may_serve(r, now) || PLANTED(MEMBERS_TOO_EARLY);
     if (!r->leading || !replica_member_busy(r) || r->split_key.size > 0 || r->transfer_to != 0 ||
-        !replica_may_serve(r, now)) {
+        !serves) {
         return;
     }
     raft_index newest;

@@ -263,8 +263,9 @@ void replica_request(struct replica *r, const struct tt_now *now, struct slice b
         replica_refuse(r, q, SPAN_CLOCK, "the leader's clock is outside its bound");
         return;
     }
-    bool reads_anyway = PLANTED(READ_ABOVE_LEASE) && q->op == OP_READ && r->serving;
-    if (!replica_may_serve(r, now) && q->op != OP_RELEASE && !reads_anyway) {
+    bool anyway = (PLANTED(READ_ABOVE_LEASE) && q->op == OP_READ && r->serving) ||
+                  (PLANTED(MEMBERS_TOO_EARLY) && q->op == OP_MEMBERS);
+    if (!replica_may_serve(r, now) && q->op != OP_RELEASE && !anyway) {
         replica_park(r, now, body, q, RPARK_LEASE, NULL);
         return;
     }

@@ -212,8 +212,165 @@ static void lease_outlives_members(struct sim_world *w)
     mend(w);
 }
 
+/* ---- a change of members before an entry of the own term (Raft dissertation, erratum to 4.1) ----
+ */
+
+/* Five nodes: S1 leads {S1, S2, S3, S4}, and S5 is to come. */
+struct cast {
+    struct sim_world *w;
+    node_id s1, s2, s3, s4, s5;
+};
+
+static bool has_applied_learner(struct sim_world *w, node_id at, node_id learner)
+{
+    raft_index index = 0;
+    const struct raft *r = raft_of(w, at, RANGE);
+    return r != NULL && raft_conf_has(raft_committed_conf(r, &index), learner) &&
+           raft_applied(r) >= index;
+}
+
+static bool both_have_learner(const struct wanted *x)
+{
+    return has_applied_learner(x->w, x->a, (node_id)x->n) &&
+           has_applied_learner(x->w, x->b, (node_id)x->n);
+}
+
+static bool knows_voter(const struct wanted *x)
+{
+    return votes_in(x->w, x->a, RANGE, x->b, false);
+}
+
+/* a stands and all of b's mask have voted for it; what it says as a leader is still to be sent. */
+static bool has_votes(const struct wanted *x)
+{
+    const struct raft *c = raft_of(x->w, x->a, RANGE);
+    bool all = c != NULL && c->role == RAFT_CANDIDATE;
+    for (node_id i = 1; all && i <= cluster_node_count(x->w->c); i++) {
+        const struct raft *r = raft_of(x->w, i, RANGE);
+        all = (x->n >> i & 1) == 0 ||
+              (r != NULL && r->hs.term == c->hs.term && r->hs.voted_for == x->a);
+    }
+    return all;
+}
+
+static bool one_has_votes(const struct wanted *x)
+{
+    struct wanted a = {.w = x->w, .a = x->a, .n = x->n | 1U << x->b};
+    struct wanted b = {.w = x->w, .a = x->b, .n = x->n | 1U << x->a};
+    return has_votes(&a) || has_votes(&b);
+}
+
+/* a promised something to b, the leader of its term. */
+static bool has_promised(const struct wanted *x)
+{
+    const struct raft *r = raft_of(x->w, x->a, RANGE);
+    const struct raft *l = raft_of(x->w, x->b, RANGE);
+    return r != NULL && l != NULL && l->role == RAFT_LEADER && r->promise.term == l->hs.term &&
+           !tt_is_none(r->promise.in_term);
+}
+
+static bool has_lease(const struct wanted *x)
+{
+    const struct raft *r = raft_of(x->w, x->a, RANGE);
+    struct tt_now now = cluster_clock(x->w->c, x->a);
+    return r != NULL && raft_has_lease(r, &now);
+}
+
+/* b lacks something of a's log. */
+static bool is_ahead(const struct wanted *x)
+{
+    const struct raft *a = raft_of(x->w, x->a, RANGE);
+    const struct raft *b = raft_of(x->w, x->b, RANGE);
+    return a != NULL && b != NULL && raft_last_index(a) > raft_last_index(b);
+}
+
+static bool is_out(const struct wanted *x)
+{
+    return !votes_in(x->w, x->a, RANGE, x->b, true);
+}
+
+/* S5 becomes a voter in S1's log and its own, and nobody else hears of it. */
+static bool split_off_with_new_voter(const struct cast *p)
+{
+    struct sim_world *w = p->w;
+    struct wanted learner = {.w = w, .a = p->s2, .b = p->s3, .n = p->s5, .is = both_have_learner};
+    struct wanted voter = {.w = w, .a = p->s5, .b = p->s5, .is = knows_voter};
+    world_move(w, p->s1, RANGE, p->s5, 0);
+    if (!await(&learner, SEC_NS)) {
+        return false;
+    }
+    unsigned pair = 1U << p->s1 | 1U << p->s5;
+    mend(w);
+    cut_between(w, pair, all_nodes(w) & ~pair);
+    return await(&voter, 500 * MS_NS);
+}
+
+/* S2 (or S3) is elected by all three and holds their promises; S4, who lacks what came before, does
+ * not get the first entry of the term. *p is turned so that S2 leads. */
+static bool elect_without_s4(struct cast *p)
+{
+    struct sim_world *w = p->w;
+    struct wanted votes = {.w = w, .a = p->s2, .b = p->s3, .n = 1U << p->s4, .is = one_has_votes};
+    if (!await(&votes, 2 * SEC_NS)) {
+        return false;
+    }
+    const struct raft *r = raft_of(w, p->s3, RANGE);
+    if (r != NULL && r->role == RAFT_CANDIDATE) {
+        node_id s3 = p->s3;
+        p->s3 = p->s2;
+        p->s2 = s3;
+    }
+    struct wanted promise = {.w = w, .a = p->s4, .b = p->s2, .is = has_promised};
+    if (!await(&promise, 200 * MS_NS)) {
+        return false;
+    }
+    cluster_net(w->c)->cut[p->s2][p->s4] = true;
+    cluster_say(w->c, "script: node %u leads, node %u lacks its entry", p->s2, p->s4);
+    struct wanted lease = {.w = w, .a = p->s2, .is = has_lease};
+    return await(&lease, 20 * MS_NS);
+}
+
+/* S1 adds S5, which only the two know; S2 removes S4, which only S2 and S3 know. Each change alone
+ * is right; the majorities {S1, S4, S5} of the one and {S2, S3} of the other do not meet. */
+static void members_of_two_terms(struct sim_world *w)
+{
+    struct cast p = {.w = w};
+    p.s5 = 1 + (node_id)rng_below(cluster_rng(w->c), 5);
+    change_members(w, RANGE, 0, p.s5);
+    p.s1 = await_server(w, RANGE);
+    node_id others[5];
+    size_t n = 0;
+    for (node_id i = 1; i <= 5; i++) {
+        if (i != p.s1 && i != p.s5) {
+            others[n++] = i;
+        }
+    }
+    if (p.s1 == 0 || p.s1 == p.s5) {
+        return;
+    }
+    p.s2 = others[0];
+    p.s3 = others[1];
+    p.s4 = others[2];
+    cut_between(w, 1U << p.s4, all_nodes(w)); /* it falls behind */
+    cut_between(w, 1U << p.s5, all_nodes(w)); /* not to catch up yet */
+    struct wanted ahead = {.w = w, .a = p.s1, .b = p.s4, .is = is_ahead};
+    (void)await(&ahead, SEC_NS);
+    if (split_off_with_new_voter(&p) && elect_without_s4(&p)) {
+        struct wanted out = {.w = w, .a = p.s2, .b = p.s4, .is = is_out};
+        world_move(w, p.s2, RANGE, 0, p.s4);
+        (void)await(&out, 200 * MS_NS);
+        unsigned side = 1U << p.s2 | 1U << p.s3;
+        mend(w);
+        cut_between(w, side, all_nodes(w) & ~side);
+        cluster_run_for(w->c, 1500 * MS_NS);
+    }
+    mend(w);
+}
+
 static const struct sim_script scripts[] = {
     {"pause", "directed: the leader of an idle range is stopped", 3, idle_leader_pauses, true},
+    {"erratum", "directed: two leaders change members, each unknown to the other", 5,
+     members_of_two_terms, false},
     {"grow", "directed: members join while a lease runs", 5, lease_outlives_members, false},
 };
 
