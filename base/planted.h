@@ -48,6 +48,8 @@
     X(DECISION_DROPPED, 600, late,                                                                 \
       "C3: a decision is dropped when all have it, and then was an abort")                         \
     X(PREPARED_IS_WOUNDED, 30, any, "wound-wait takes the locks of a prepared transaction")        \
+    X(WOUND_STAYS_HERE, 20, wound,                                                                 \
+      "C4: the coordinator of a prepared transaction is not told that it is wounded")              \
     X(READ_LOCKS_NOT_RECORDED, 450, move, "C10: a prepare record holds no read locks")             \
     X(SNAPSHOT_DROPS_PREPARED, 60, crash, "H7: a snapshot leaves prepared transactions out")       \
     X(APPLIED_TWICE, 30, crash, "after a restart the last applied entry is applied again")         \

@@ -114,6 +114,56 @@ static void hand_over(struct sim_world *w, range_id range, node_id to)
     }
 }
 
+/* An operation of the script's own. */
+struct asked {
+    struct gateway_op op;
+    bool done;
+};
+
+static void asked_done(struct gateway_op *op)
+{
+    struct asked *a = op->owner;
+    a->done = true;
+}
+
+static struct asked *asked_new(enum gateway_op_kind kind)
+{
+    struct asked *a = SPAN_NEW(struct asked);
+    a->op.kind = kind;
+    a->op.owner = a;
+    a->op.done = asked_done;
+    txn_read_init(&a->op.read);
+    return a;
+}
+
+static bool asked_is_done(void *ctx)
+{
+    const struct asked *a = ctx;
+    return a->done;
+}
+
+static bool asked_await(struct sim_world *w, struct asked *a, uint64_t limit_ns)
+{
+    return cluster_run_until(w->c, asked_is_done, a, limit_ns);
+}
+
+/* One that has not ended has failed the run: then it ends with the nodes. */
+static void asked_end(struct sim_world *w, struct asked *a)
+{
+    if (!a->done) {
+        cluster_fail(w->c, "an operation of the script does not end");
+    }
+    for (node_id i = 1; i <= cluster_node_count(w->c) && !a->done; i++) {
+        if (cluster_alive(w->c, i)) {
+            cluster_crash(w->c, i, SIM_CRASH_KILL);
+        }
+    }
+    while (!a->done && cluster_step(w->c)) { /* it was still on its way */
+    }
+    txn_read_deinit(&a->op.read);
+    span_free(a);
+}
+
 /* ---- cutting ---- */
 
 /* Nodes in the mask a do not hear those in b, nor those them. */
@@ -367,10 +417,122 @@ static void members_of_two_terms(struct sim_world *w)
     mend(w);
 }
 
+/* ---- C4 ---- */
+
+#define ROWS 3
+
+/* Rows of a table of the script's own. */
+static void row_key(struct buf *b, unsigned row)
+{
+    sim_table_key(b, TABLE_JOURNAL + 1);
+    sim_be32(b, row);
+}
+
+static range_id range_of(struct sim_world *w, struct slice key)
+{
+    const struct store *s = cluster_store(w->c, sim_any_alive(w));
+    range_id id = 0;
+    for (size_t i = 0; i < s->by_key_count; i++) {
+        if (slice_cmp(buf_slice(&s->by_key[i]->start), key) <= 0) {
+            id = s->by_key[i]->id;
+        }
+    }
+    return id;
+}
+
+/* A range of its own for each row, led by node 1, 2 and 3. */
+static void lay_out_rows(struct sim_world *w, struct buf *keys, range_id *ranges)
+{
+    for (unsigned i = 0; i < ROWS; i++) {
+        row_key(&keys[i], i);
+        struct asked *a = asked_new(GATEWAY_SPLIT);
+        a->op.u.split.key = buf_slice(&keys[i]);
+        cluster_op(w->c, 1, &a->op);
+        (void)asked_await(w, a, 10 * SEC_NS);
+        asked_end(w, a);
+        cluster_run_for(w->c, 50 * MS_NS);
+    }
+    for (unsigned i = 0; i < ROWS; i++) {
+        ranges[i] = range_of(w, buf_slice(&keys[i]));
+        hand_over(w, ranges[i], i + 1);
+    }
+}
+
+static struct txn_ref new_txn(struct sim_world *w, node_id node)
+{
+    struct tt_now now = cluster_clock(w->c, node);
+    struct txn_id id = {now.tt.latest.ns, node, w->seq++ & 0x7fffffffU};
+    return (struct txn_ref){id, id};
+}
+
+struct in_doubt {
+    struct sim_world *w;
+    struct txn_id txn;
+    range_id range;
+    node_id node;
+};
+
+static bool is_prepared(void *ctx)
+{
+    const struct in_doubt *d = ctx;
+    const struct replica *r = replica_of(d->w, d->node, d->range);
+    const struct rtxn *t = r == NULL ? NULL : rtxn_find(r, &d->txn);
+    return t != NULL && t->state == RTXN_PREPARED;
+}
+
+/* T1, the older one, wants the row of range 2 on which T2 is prepared; T2's coordinator, range 1,
+ * waits for range 3, which does not hear of it. T1 must not wait for that. */
+static void old_meets_prepared(struct sim_world *w)
+{
+    struct buf keys[ROWS] = {{0}};
+    range_id ranges[ROWS];
+    struct txn_write writes[ROWS];
+    lay_out_rows(w, keys, ranges);
+    struct txn_ref old = new_txn(w, 2);
+    cluster_run_for(w->c, 50 * MS_NS);
+    cut_between(w, 1U << 1, 1U << 3);
+    struct asked *young = asked_new(GATEWAY_COMMIT);
+    young->op.txn = new_txn(w, 1);
+    for (unsigned i = 0; i < ROWS; i++) {
+        writes[i] = (struct txn_write){.key = buf_slice(&keys[i]), .value = buf_slice(&keys[i])};
+    }
+    young->op.commit =
+        (struct txn_commit){.writes = writes, .write_count = ROWS, .anchor = buf_slice(&keys[0])};
+    struct in_doubt doubt = {w, young->op.txn.id, ranges[1], 2};
+    struct slice key = buf_slice(&keys[1]);
+    cluster_op(w->c, 1, &young->op);
+    struct asked *read = asked_new(GATEWAY_READ);
+    struct asked *rollback = asked_new(GATEWAY_ROLLBACK);
+    read->op.txn = rollback->op.txn = old;
+    read->op.read.keys = &key;
+    read->op.read.key_count = 1;
+    read->op.read.lock = READ_LOCK_UPDATE;
+    bool reached = cluster_run_until(w->c, is_prepared, &doubt, SEC_NS);
+    cluster_say(w->c, "script: %sprepared", reached ? "" : "not ");
+    cluster_op(w->c, 2, &read->op);
+    if (reached && !asked_await(w, read, SEC_NS)) {
+        cluster_fail(w->c, "an older transaction waits for a younger one that is prepared, whose "
+                           "coordinator was not told (rule C4)");
+    }
+    mend(w);
+    (void)asked_await(w, read, 20 * SEC_NS);
+    cluster_op(w->c, 2, &rollback->op);
+    (void)asked_await(w, rollback, 20 * SEC_NS);
+    (void)asked_await(w, young, 20 * SEC_NS);
+    asked_end(w, read);
+    asked_end(w, rollback);
+    asked_end(w, young);
+    for (unsigned i = 0; i < ROWS; i++) {
+        buf_deinit(&keys[i]);
+    }
+}
+
 static const struct sim_script scripts[] = {
     {"pause", "directed: the leader of an idle range is stopped", 3, idle_leader_pauses, true},
     {"erratum", "directed: two leaders change members, each unknown to the other", 5,
      members_of_two_terms, false},
+    {"wound", "directed: an old transaction meets a young one that is prepared", 3,
+     old_meets_prepared, true},
     {"grow", "directed: members join while a lease runs", 5, lease_outlives_members, false},
 };
 
