@@ -55,6 +55,11 @@
     X(APPLIED_TWICE, 30, crash, "after a restart the last applied entry is applied again")         \
     X(HARD_STATE_RECYCLED, 20, crash, "H3: a new segment does not repeat the ranges' hard state")  \
     X(FAILED_SYNC_RETRIED, 30, disk, "H4: a failed sync of the log is tried again in place")       \
+    X(ERROR_NOT_GATED, 20, answers, "D0: an error leaves before tt_after of what it shows")        \
+    X(STATUS_EARLY, 20, answers,                                                                   \
+      "D0: a transaction's status leaves before tt_after of its commit")                           \
+    X(UPDATE_LOOKS_NOTHING_UP, 20, unique,                                                         \
+      "G1: an UPDATE does not look up the unique keys it takes")                                   \
     X(VERSIONS_FREED_EARLY, 20, any,                                                               \
       "H6: versions leave memory before the reader sees them in the file")                         \
     X(WIPED_STORE_VOTES, 100, disk, "F2: a store that lost its disk starts anew under its old id") \

@@ -3,6 +3,7 @@
 
 #include "base/alloc.h"
 #include "base/limits.h"
+#include "base/planted.h"
 
 #include <errno.h>
 #include <stdatomic.h>
@@ -70,21 +71,34 @@ static void nap_until(uint64_t mono_ns)
     }
 }
 
+enum gate_verdict answer_gate_look(const struct tt_now *now, struct tt_ts not_before,
+                                   uint64_t *wait_ns)
+{
+    *wait_ns = 0;
+    if (now->state == CLOCK_FENCED) {
+        return GATE_SHUT;
+    }
+    if (tt_after(&now->tt, not_before) || PLANTED(COMMIT_WAIT_SKIPPED)) {
+        return GATE_OPEN;
+    }
+    *wait_ns =
+        now->tt.earliest.ns > not_before.ns ? NAP_NS_MAX : not_before.ns - now->tt.earliest.ns;
+    return GATE_WAIT;
+}
+
 static bool wait_for(struct answer_gate *g, struct tt_now *now, struct tt_ts t)
 {
     precise_timers();
     for (;;) {
-        if (now->state == CLOCK_FENCED) {
-            return false;
-        }
-        if (tt_after(&now->tt, t)) {
-            return true;
+        uint64_t left;
+        enum gate_verdict v = answer_gate_look(now, t, &left);
+        if (v != GATE_WAIT) {
+            return v == GATE_OPEN;
         }
         if (atomic_load_explicit(&g->stopped, memory_order_relaxed)) {
             return false;
         }
-        uint64_t left =
-            now->tt.earliest.ns > t.ns ? NAP_NS_MAX : t.ns - now->tt.earliest.ns + MARGIN_NS;
+        left += MARGIN_NS;
         nap_until(now->mono_ns + (left < NAP_NS_MAX ? left : NAP_NS_MAX));
         clock_now(g->clock, now);
     }
@@ -98,9 +112,10 @@ bool answer_gate_hold(void *gate, uint64_t not_before_ns)
         return true;
     }
     struct tt_now now;
+    uint64_t left;
     clock_now(g->clock, &now);
     struct tt_ts t = tt_ts_of(not_before_ns);
-    if (now.state != CLOCK_FENCED && tt_after(&now.tt, t)) {
+    if (answer_gate_look(&now, t, &left) == GATE_OPEN) {
         return true;
     }
     uint64_t began = now.mono_ns;

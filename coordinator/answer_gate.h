@@ -23,6 +23,16 @@ struct answer_gate_options {
 struct answer_gate *answer_gate_new(const struct answer_gate_options *opt);
 void answer_gate_free(struct answer_gate *g); /* nobody is in hold any more */
 
+/* What the gate says at a moment, without clock or sleep of its own (the simulator's gate, too). */
+enum gate_verdict {
+    GATE_OPEN,
+    GATE_WAIT, /* look again after *wait_ns of this clock's time, if its bound stays as it is */
+    GATE_SHUT, /* fenced: it cannot be told */
+};
+
+enum gate_verdict answer_gate_look(const struct tt_now *now, struct tt_ts not_before,
+                                   uint64_t *wait_ns);
+
 /* Returns when tt_after(not_before_ns); true. False, at once: it cannot be told, because the clock
  * is fenced (for seconds at least, rule B9) or the gate was stopped: nothing that depends on the
  * timestamp may be sent. Any thread; pg_listener's `hold` (ctx = gate). */

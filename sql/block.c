@@ -47,7 +47,7 @@ void block_drop_kv(struct sql_session *s)
     s->sweep_due = false;
     if (s->kv_open) {
         s->kv->ops->rollback(s->kv);
-        session_gate(s);
+        session_gate_failure(s);
     }
     session_overlay_end(s, false);
     session_scans_reset(s);
@@ -123,7 +123,7 @@ void block_rollback(struct sql_session *s)
 {
     if (s->kv_open) {
         s->kv->ops->rollback(s->kv);
-        session_gate(s);
+        session_gate_failure(s);
     }
     end_block(s, false);
 }

@@ -2,6 +2,7 @@
  */
 #include "base/alloc.h"
 #include "base/limits.h"
+#include "base/planted.h"
 #include "sql/session_impl.h"
 
 #include <math.h>
@@ -163,5 +164,12 @@ void session_gate(struct sql_session *s)
     if (ns > s->gated && s->sink != NULL) {
         s->gated = ns;
         pg_sink_gate(s->sink, ns);
+    }
+}
+
+void session_gate_failure(struct sql_session *s)
+{
+    if (!PLANTED(ERROR_NOT_GATED)) {
+        session_gate(s);
     }
 }

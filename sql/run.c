@@ -78,7 +78,7 @@ static const char *or_null(const char *s)
 void run_report(struct sql_session *s, const struct pg_sink *sink)
 {
     const struct sql_error *x = &s->err;
-    session_gate(s);
+    session_gate_failure(s);
     struct pg_error e = {.severity = "ERROR",
                          .sqlstate = x->code[0] == '\0' ? "XX000" : x->code,
                          .message = x->message,
@@ -560,6 +560,10 @@ static void back_off(struct sql_session *s, unsigned attempt)
     uint64_t ns = MS_NS << (attempt > 6 ? 6 : attempt);
     ns = ns > BACKOFF_NS_MAX ? BACKOFF_NS_MAX : ns;
     ns = ns / 2 + rng_below(&s->rng, ns / 2 + 1);
+    if (s->opt.sleep != NULL) {
+        s->opt.sleep(s->opt.clock_ctx, ns);
+        return;
+    }
     struct timespec ts = {.tv_sec = (time_t)(ns / SEC_NS), .tv_nsec = (long)(ns % SEC_NS)};
     nanosleep(&ts, NULL);
 }

@@ -274,5 +274,7 @@ uint32_t pg_oid_of_decl(const char *decl_type);
 bool render_value(sqlite3_value *v, uint32_t oid, struct buf *out);
 /* Raises the answer gate for what the session has read so far (rule D0). */
 void session_gate(struct sql_session *s);
+/* The same for an error or a ROLLBACK: it tells what it saw just as well. */
+void session_gate_failure(struct sql_session *s);
 
 #endif

@@ -6,6 +6,7 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/planted.h"
+#include "coordinator/answer_gate.h"
 #include "shard/wal/wal.h"
 #include "tests/sim/sim_clock.h"
 #include "tests/sim/sim_vfs.h"
@@ -254,10 +255,8 @@ struct tt_now cluster_clock(struct cluster *c, node_id node)
 uint64_t cluster_after(struct cluster *c, node_id node, struct tt_ts t)
 {
     struct tt_now now = cluster_clock(c, node);
-    if (tt_after(&now.tt, t) || PLANTED(COMMIT_WAIT_SKIPPED)) {
-        return c->now_ns;
-    }
-    return c->now_ns + (t.ns - now.tt.earliest.ns) + 1;
+    uint64_t wait_ns;
+    return answer_gate_look(&now, t, &wait_ns) == GATE_OPEN ? c->now_ns : c->now_ns + wait_ns + 1;
 }
 
 /* ---- events ---- */

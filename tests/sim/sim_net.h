@@ -21,7 +21,7 @@ struct sim_net {
     uint64_t dup_late_ns;
     bool reorder;
     uint64_t late_ns[SIM_NODES_MAX + 1][SIM_NODES_MAX + 1]; /* more, from -> to */
-    bool cut[SIM_NODES_MAX + 1][SIM_NODES_MAX + 1]; /* from, to */
+    bool cut[SIM_NODES_MAX + 1][SIM_NODES_MAX + 1];         /* from, to */
     uint64_t last_arrival_ns[SIM_NODES_MAX + 1][SIM_NODES_MAX + 1][2];
 };
 

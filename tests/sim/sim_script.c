@@ -5,6 +5,7 @@
 #include "base/invariant.h"
 #include "shard/raft/raft_internal.h"
 #include "shard/range/store_impl.h"
+#include "tests/sim/sim_sql.h"
 
 #define RANGE 2 /* all user tables until it is split */
 
@@ -533,6 +534,9 @@ static const struct sim_script scripts[] = {
      members_of_two_terms, false},
     {"wound", "directed: an old transaction meets a young one that is prepared", 3,
      old_meets_prepared, true},
+    {"answers", "directed: SQL: errors and status of what was just committed", 3, sim_sql_answers,
+     true},
+    {"unique", "directed: SQL: rows with unique keys", 3, sim_sql_unique, true},
     {"grow", "directed: members join while a lease runs", 5, lease_outlives_members, false},
 };
 
