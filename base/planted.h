@@ -53,7 +53,8 @@
     X(READ_LOCKS_NOT_RECORDED, 450, move, "C10: a prepare record holds no read locks")             \
     X(SNAPSHOT_DROPS_PREPARED, 60, crash, "H7: a snapshot leaves prepared transactions out")       \
     X(APPLIED_TWICE, 30, crash, "after a restart the last applied entry is applied again")         \
-    X(HARD_STATE_RECYCLED, 20, crash, "H3: a new segment does not repeat the ranges' hard state")  \
+    X(HARD_STATE_RECYCLED, 40, disk,                                                               \
+      "H3: a new segment repeats the ranges' terms, but not their votes")                          \
     X(FAILED_SYNC_RETRIED, 30, disk, "H4: a failed sync of the log is tried again in place")       \
     X(ERROR_NOT_GATED, 20, answers, "D0: an error leaves before tt_after of what it shows")        \
     X(STATUS_EARLY, 20, answers,                                                                   \

@@ -294,10 +294,8 @@ static void unit_build(struct wal *w, const struct wal_segment *seg, bool fresh,
     u->newest = w->newest;
     if (fresh) {
         size_t at = unit_begin(&w->unit);
-        if (!PLANTED(HARD_STATE_RECYCLED)) {
-            wal_index_encode(&w->index, &w->unit);
-            u->record_count = w->index.sticky_count;
-        }
+        wal_index_encode(&w->index, &w->unit);
+        u->record_count = w->index.sticky_count;
         u->seq++;
         u->flags = UNIT_HEAD;
         u->prev = w->active == NULL ? 0 : w->active->id;
