@@ -25,8 +25,8 @@
       "a coordinator without a record says aborted, and records nothing")                          \
     X(LOCKS_TIME_OUT, 50, any, "C8: a prepared participant lets its locks go when it asks")        \
     X(SAFE_TIME_IGNORES_PREPARED, 50, any, "A4: safe time passes prepared transactions")           \
-    X(READ_ABOVE_LEASE, 250, net, "B2, B7: a leader without its lease goes on answering reads")    \
-    X(OLD_TERM_COMMITTED, 100, any,                                                                \
+    X(READ_ABOVE_LEASE, 30, echoes, "B2: a leader without its lease goes on answering reads")      \
+    X(OLD_TERM_COMMITTED, 20, figure8,                                                             \
       "Raft 5.4.2: entries of older terms are committed by counting")                              \
     X(FLOOR_MISSES_OUTCOME, 150, any, "A1: an outcome does not raise the floor")                   \
     X(FLOOR_IGNORED, 50, any, "A2: a commit timestamp is not above the chooser's floor")           \

@@ -253,7 +253,7 @@ static void advance_commit(struct raft *r, const struct tt_now *now)
     raft_index to = raft_conf_quorum_value(raft_conf_now(r), match_of, r);
     /* Section 5.4.2, figure 8: entries of older terms are committed only along with one of ours. */
     if (to > r->commit && (to >= r->term_start || PLANTED(OLD_TERM_COMMITTED))) {
-        INVARIANT(raft_log_matches(&r->log, to, r->hs.term));
+        INVARIANT(raft_log_matches(&r->log, to, r->hs.term) || PLANTED(OLD_TERM_COMMITTED));
         size_t before = raft_conf_committed(r);
         raft_set_commit(r, to);
         if (raft_conf_committed(r) != before) {
@@ -542,7 +542,7 @@ void raft_leader_refresh(struct raft *r, const struct tt_now *now, struct raft_u
         r->clock_bad_mono_ns = now->mono_ns;
     }
     r->clock_bad = bad;
-    if (now->mono_ns >= quorum_deadline(r) && !PLANTED(READ_ABOVE_LEASE)) {
+    if (now->mono_ns >= quorum_deadline(r)) {
         step_down(r, now, RAFT_DOWN_NO_QUORUM, up);
         return;
     }

@@ -152,7 +152,10 @@ static void draw_for_script(struct sim_world *w, const struct sim_script *script
     w->opt.sync_stall = 0;
     w->first_splits = 0;
     w->run_ns = 300 * MS_NS;
-    w->client_count = w->client_count < 4 ? w->client_count : 4;
+    w->opt.segment_bytes = 64 * KIB;
+    w->client_count = 6;
+    w->readers = 2; /* two audit, four do what was drawn */
+    w->think_share /= 4;
     w->faults = false;
 }
 

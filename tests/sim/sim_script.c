@@ -165,6 +165,20 @@ static void asked_end(struct sim_world *w, struct asked *a)
     span_free(a);
 }
 
+/* Rows of a table of the script's own. */
+static void row_key(struct buf *b, unsigned row)
+{
+    sim_table_key(b, TABLE_JOURNAL + 1);
+    sim_be32(b, row);
+}
+
+static struct txn_ref new_txn(struct sim_world *w, node_id node)
+{
+    struct tt_now now = cluster_clock(w->c, node);
+    struct txn_id id = {now.tt.latest.ns, node, w->seq++ & 0x7fffffffU};
+    return (struct txn_ref){id, id};
+}
+
 /* ---- cutting ---- */
 
 /* Nodes in the mask a do not hear those in b, nor those them. */
@@ -184,6 +198,22 @@ static void cut_between(struct sim_world *w, unsigned a, unsigned b)
 static unsigned all_nodes(const struct sim_world *w)
 {
     return (2U << cluster_node_count(w->c)) - 2;
+}
+
+/* Nobody hears it any more. */
+static void net_out(struct sim_world *w, node_id node)
+{
+    for (node_id i = 1; i <= cluster_node_count(w->c); i++) {
+        cluster_net(w->c)->cut[node][i] = true;
+    }
+}
+
+/* What the nodes of the mask say to this one takes longer. */
+static void delay_to(struct sim_world *w, node_id node, unsigned from, uint64_t ns)
+{
+    for (node_id i = 1; i <= cluster_node_count(w->c); i++) {
+        cluster_net(w->c)->late_ns[i][node] = (from >> i & 1) != 0 ? ns : 0;
+    }
 }
 
 static void mend(struct sim_world *w)
@@ -254,9 +284,7 @@ static void lease_outlives_members(struct sim_world *w)
     unsigned other = all_nodes(w) & ~side;
     uint64_t late_ns = rng_between(cluster_rng(w->c), 150 * MS_NS, 240 * MS_NS);
     await_heartbeat(w, a);
-    for (node_id i = 1; i <= 5; i++) {
-        cluster_net(w->c)->late_ns[i][a] = (other >> i & 1) != 0 ? late_ns : 0;
-    }
+    delay_to(w, a, other, late_ns);
     cluster_run_for(w->c, 5 * MS_NS);
     cut_between(w, side, other);
     cluster_run_for(w->c, 1200 * MS_NS);
@@ -422,13 +450,6 @@ static void members_of_two_terms(struct sim_world *w)
 
 #define ROWS 3
 
-/* Rows of a table of the script's own. */
-static void row_key(struct buf *b, unsigned row)
-{
-    sim_table_key(b, TABLE_JOURNAL + 1);
-    sim_be32(b, row);
-}
-
 static range_id range_of(struct sim_world *w, struct slice key)
 {
     const struct store *s = cluster_store(w->c, sim_any_alive(w));
@@ -457,13 +478,6 @@ static void lay_out_rows(struct sim_world *w, struct buf *keys, range_id *ranges
         ranges[i] = range_of(w, buf_slice(&keys[i]));
         hand_over(w, ranges[i], i + 1);
     }
-}
-
-static struct txn_ref new_txn(struct sim_world *w, node_id node)
-{
-    struct tt_now now = cluster_clock(w->c, node);
-    struct txn_id id = {now.tt.latest.ns, node, w->seq++ & 0x7fffffffU};
-    return (struct txn_ref){id, id};
 }
 
 struct in_doubt {
@@ -528,6 +542,156 @@ static void old_meets_prepared(struct sim_world *w)
     }
 }
 
+/* ---- Raft figure 8 ---- */
+
+static bool is_led(const struct wanted *x)
+{
+    const struct raft *a = raft_of(x->w, x->a, RANGE);
+    const struct raft *b = raft_of(x->w, x->b, RANGE);
+    return (a != NULL && a->role == RAFT_LEADER) || (b != NULL && b->role == RAFT_LEADER);
+}
+
+/* One of the three in the mask n has both others' votes. */
+static bool any_has_votes(const struct wanted *x)
+{
+    for (node_id i = 1; i <= cluster_node_count(x->w->c); i++) {
+        struct wanted one = {.w = x->w, .a = i, .n = x->n & ~(1ULL << i)};
+        if ((x->n >> i & 1) != 0 && has_votes(&one)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool has_more(const struct wanted *x)
+{
+    const struct raft *r = raft_of(x->w, x->a, RANGE);
+    return r != NULL && raft_last_index(r) > x->n;
+}
+
+static node_id candidate_of(struct sim_world *w, unsigned mask)
+{
+    for (node_id i = 1; i <= cluster_node_count(w->c); i++) {
+        const struct raft *r = raft_of(w, i, RANGE);
+        if ((mask >> i & 1) != 0 && r != NULL && r->role == RAFT_CANDIDATE) {
+            return i;
+        }
+    }
+    return 0;
+}
+
+/* S1 leads again and S3 (of the mask low) takes the first of its old entries, and no more. */
+static bool give_a_piece(struct sim_world *w, node_id s1, node_id s2, unsigned low)
+{
+    struct wanted led = {.w = w, .a = s1, .b = s2, .is = is_led};
+    node_id s3 = low >> 1 & 1 ? 1 : low >> 2 & 1 ? 2 : low >> 3 & 1 ? 3 : low >> 4 & 1 ? 4 : 5;
+    if (!await(&led, 3 * SEC_NS)) {
+        return false;
+    }
+    unsigned s4 = low & ~(1U << s3);
+    unsigned pair = 1U << s1 | 1U << s2;
+    cut_between(w, s4, pair);
+    struct wanted piece = {.w = w, .a = s3, .n = raft_last_index(raft_of(w, s3, RANGE))};
+    piece.is = has_more;
+    if (!await(&piece, 300 * MS_NS)) {
+        return false;
+    }
+    cluster_net(w->c)->cut[s1][s3] = cluster_net(w->c)->cut[s2][s3] = true;
+    cluster_say(w->c, "script: node %u has a piece", s3);
+    cluster_run_for(w->c, 20 * MS_NS);
+    return true;
+}
+
+#define BULK_OPS   40
+#define BULK_BYTES 600
+
+/* Commits of one row each, given to one node at the same time: more than fits one append. */
+struct bulk {
+    struct asked *ops[BULK_OPS];
+    struct buf keys[BULK_OPS];
+    struct buf value;
+    struct txn_write writes[BULK_OPS];
+};
+
+static struct bulk *bulk_write(struct sim_world *w, node_id at)
+{
+    struct bulk *b = SPAN_NEW(struct bulk);
+    memset(buf_grow(&b->value, BULK_BYTES), 'x', BULK_BYTES);
+    for (unsigned i = 0; i < BULK_OPS; i++) {
+        row_key(&b->keys[i], i);
+        b->writes[i] =
+            (struct txn_write){.key = buf_slice(&b->keys[i]), .value = buf_slice(&b->value)};
+        b->ops[i] = asked_new(GATEWAY_COMMIT);
+        b->ops[i]->op.txn = new_txn(w, at);
+        b->ops[i]->op.commit = (struct txn_commit){.writes = &b->writes[i], .write_count = 1};
+        cluster_op(w->c, at, &b->ops[i]->op);
+    }
+    return b;
+}
+
+static void bulk_end(struct sim_world *w, struct bulk *b)
+{
+    for (unsigned i = 0; i < BULK_OPS; i++) {
+        (void)asked_await(w, b->ops[i], 20 * SEC_NS);
+        asked_end(w, b->ops[i]);
+        buf_deinit(&b->keys[i]);
+    }
+    buf_deinit(&b->value);
+    span_free(b);
+}
+
+/* S1 leads, and its entries reach S2 alone. S5 is elected; its entry reaches nobody. S1 or S2 is
+ * elected and gives S3 some of the old entries: a majority has them, but S5 may still be elected,
+ * by S3 and S4, and replace them. */
+static void figure_8(struct sim_world *w)
+{
+    node_id s1 = await_server(w, RANGE);
+    node_id s2 = 1 + s1 % 5;
+    unsigned pair = 1U << s1 | 1U << s2;
+    unsigned rest = all_nodes(w) & ~pair;
+    cluster_run_for(w->c, 50 * MS_NS);
+    cut_between(w, pair, rest);
+    struct bulk *bulk = bulk_write(w, s1 == 0 ? 1 : s1);
+    struct wanted votes = {.w = w, .n = rest, .is = any_has_votes};
+    if (s1 == 0 || !await(&votes, 2 * SEC_NS)) {
+        mend(w);
+        bulk_end(w, bulk);
+        return;
+    }
+    node_id s5 = candidate_of(w, rest);
+    unsigned low = rest & ~(1U << s5);
+    net_out(w, s5);
+    cluster_run_for(w->c, 5 * MS_NS); /* it leads, alone */
+    mend(w);
+    cut_between(w, 1U << s5, all_nodes(w));
+    if (give_a_piece(w, s1, s2, low)) {
+        mend(w);
+        cut_between(w, pair, all_nodes(w) & ~pair);
+        cluster_run_for(w->c, 2 * SEC_NS);
+    }
+    mend(w);
+    bulk_end(w, bulk);
+}
+
+/* ---- reads above the lease ---- */
+
+/* What the others said last to leader A comes so late that it does not miss them (rule B7) when its
+ * lease is over, and somebody else leads. Its clients go on asking it. */
+static void leader_hears_echoes(struct sim_world *w)
+{
+    node_id a = await_server(w, RANGE);
+    if (a == 0) {
+        return;
+    }
+    cluster_run_for(w->c, 100 * MS_NS);
+    await_heartbeat(w, a);
+    delay_to(w, a, all_nodes(w), rng_between(cluster_rng(w->c), 150 * MS_NS, 240 * MS_NS));
+    cluster_run_for(w->c, 5 * MS_NS);
+    cut_between(w, 1U << a, all_nodes(w));
+    cluster_run_for(w->c, 1200 * MS_NS);
+    mend(w);
+}
+
 static const struct sim_script scripts[] = {
     {"pause", "directed: the leader of an idle range is stopped", 3, idle_leader_pauses, true},
     {"erratum", "directed: two leaders change members, each unknown to the other", 5,
@@ -537,6 +701,9 @@ static const struct sim_script scripts[] = {
     {"answers", "directed: SQL: errors and status of what was just committed", 3, sim_sql_answers,
      true},
     {"unique", "directed: SQL: rows with unique keys", 3, sim_sql_unique, true},
+    {"figure8", "directed: Raft's figure 8", 5, figure_8, false},
+    {"echoes", "directed: a leader hears the others late when its lease is over", 3,
+     leader_hears_echoes, false},
     {"grow", "directed: members join while a lease runs", 5, lease_outlives_members, false},
 };
 
