@@ -146,20 +146,36 @@ static void check_commit(struct sim_check *k, node_id node, range_id range, uint
     }
 }
 
-/* A snapshot took the place of a log that does not agree with it: what lay there was never
- * committed. */
-static void forget_replaced(const struct replica *r, struct watched *w)
+/* What lies below the log's base was applied from the log, or came with a snapshot. What the node
+ * wrote agrees with it up to the base if it agrees there (log matching). If it does not, or if the
+ * base lies beyond its end, a snapshot took its place, and what it wrote there was never committed:
+ * it had no commit index that high, which is checked, and so is that the snapshot is one of what
+ * was committed. */
+static void forget_replaced(struct sim_check *k, node_id node, const struct replica *r,
+                            struct watched *w)
 {
     uint64_t base = r->raft->log.base_index;
+    uint64_t term = r->raft->log.base_term;
     bool has = base < w->size && w->log[base].hash != 0;
-    if (has && w->log[base].term != r->raft->log.base_term) {
-        memset(w->log, 0, (base + 1) * sizeof *w->log);
+    const struct committed *c = map64_get(&k->commits, key3(r->id, base, 0));
+    bool other = has && w->log[base].term != term;
+    if ((c != NULL && c->term != term) || (other && base <= w->checked)) {
+        cluster_fail(k->c,
+                     "state-machine safety: node %u range %llu has a snapshot of entry %llu of "
+                     "term %llu, committed there is one of term %llu",
+                     node, (unsigned long long)r->id, (unsigned long long)base,
+                     (unsigned long long)term,
+                     (unsigned long long)(c != NULL ? c->term : w->log[base].term));
+    }
+    if ((!has || other) && w->size > 0) {
+        uint64_t n = base < w->size ? base + 1 : w->size;
+        memset(w->log, 0, n * sizeof *w->log);
     }
 }
 
 static void check_log(struct sim_check *k, node_id node, const struct replica *r, struct watched *w)
 {
-    forget_replaced(r, w);
+    forget_replaced(k, node, r, w);
     uint64_t commit = r->raft->commit;
     for (uint64_t i = w->checked + 1; i <= commit; i++) {
         if (i < w->size && w->log[i].hash != 0) {
