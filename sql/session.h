@@ -21,9 +21,9 @@ struct sql_session_options {
     const char *user;
     const char *database;
     const char *application_name;
-    uint32_t backend_pid;           /* pg_backend_pid() */
-    uint64_t seed;                  /* of random(); 0: from the system */
-    uint64_t (*mono_ns)(void *ctx); /* monotonic clock; NULL: the system's */
+    uint32_t backend_pid;                  /* pg_backend_pid() */
+    uint64_t seed;                         /* of random(); 0: from the system */
+    uint64_t (*mono_ns)(void *ctx);        /* monotonic clock; NULL: the system's */
     void (*sleep)(void *ctx, uint64_t ns); /* between tries; NULL: the system's */
     void *clock_ctx;
     uint64_t retry_ns; /* how long the gateway retries an autocommit statement; 0: 10 s */
