@@ -34,6 +34,8 @@ static void on_metrics(void *ctx, const struct http_request *q, struct http_resp
         {"spanlite_worker_turns", "Turns of the worker since start", (double)ns.turns},
         {"spanlite_worker_wakeups", "Posts that had to wake the worker since start",
          (double)ns.mailbox_wakeups},
+        {"spanlite_replicas_damaged", "Replicas being rebuilt because their file was damaged",
+         (double)ns.damaged},
         {"spanlite_ready", "1 when the node can answer statements", ns.ready ? 1.0 : 0.0},
     };
 
@@ -53,7 +55,8 @@ static void on_health(void *ctx, const struct http_request *q, struct http_respo
     node_status_get(s->node, &ns);
     clock_info_get(s->clock, &ci);
     bool well = !ns.unfit && ci.state < CLOCK_STALE_READS_ONLY &&
-                strcmp(ns.wal_state, "running") == 0 && ns.flush_error[0] == '\0' && ns.broken == 0;
+                strcmp(ns.wal_state, "running") == 0 && ns.flush_error[0] == '\0' &&
+                ns.broken == 0 && ns.damaged == 0;
     r->status = well ? 200 : 503;
     if (well) {
         buf_append_str(&r->body, "ok\n");
@@ -65,9 +68,15 @@ static void on_health(void *ctx, const struct http_request *q, struct http_respo
     if (ns.flush_error[0] != '\0') {
         buf_printf(&r->body, "disk: %s\n", ns.flush_error);
     }
+    if (ns.damaged > 0) {
+        buf_printf(&r->body, "data: %zu replica%s with a damaged file, being rebuilt: %s\n",
+                   ns.damaged, ns.damaged == 1 ? "" : "s", ns.damage);
+    }
     if (ns.broken > 0) {
         buf_printf(&r->body,
-                   "data: %zu replica%s can not go on from damaged files; the log names them\n",
+                   "data: %zu replica%s can not go on from what is here, and can not be rebuilt by "
+                   "itself; the log names the cause. Replace the node: start another one with "
+                   "--join, then decommission this one\n",
                    ns.broken, ns.broken == 1 ? "" : "s");
     }
     if (ci.state >= CLOCK_STALE_READS_ONLY) {

@@ -118,6 +118,8 @@ struct node {
     _Atomic uint64_t flush_bad_until_ns;
     uint64_t flush_said_ns; /* the flusher's */
     _Atomic uint64_t status_broken;
+    _Atomic uint64_t status_damaged;
+    char damage[NODE_DAMAGE_BYTES]; /* under flush_lock */
     atomic_bool draining;
     atomic_bool fatal;
     _Atomic uint64_t status_ranges;
@@ -501,6 +503,19 @@ static void turn_end(struct node *n, const struct tt_now *now)
     n->turns++;
 }
 
+static void publish_damage(struct node *n)
+{
+    char text[NODE_DAMAGE_BYTES];
+    size_t count = store_damaged(n->store, text, sizeof text);
+    if (count == 0 && atomic_load_explicit(&n->status_damaged, memory_order_relaxed) == 0) {
+        return;
+    }
+    (void)pthread_mutex_lock(&n->flush_lock);
+    memcpy(n->damage, text, sizeof text);
+    (void)pthread_mutex_unlock(&n->flush_lock);
+    atomic_store(&n->status_damaged, count);
+}
+
 /* Rule H10: a leader whose disk does not answer within a lease hands over, and stands again after
  * 10 s of good syncs. */
 static void check_disk(struct node *n, const struct tt_now *now)
@@ -510,6 +525,7 @@ static void check_disk(struct node *n, const struct tt_now *now)
     }
     n->slow_check_ns = now->mono_ns + SLOW_CHECK_NS;
     atomic_store_explicit(&n->status_broken, store_broken_count(n->store), memory_order_relaxed);
+    publish_damage(n);
     bool slow =
         wal_oldest_unsynced_ns(n->wal) > n->cfg.lease_ns || wal_state_get(n->wal) != WAL_RUNNING;
     if (slow) {
@@ -1026,6 +1042,12 @@ void node_status_get(struct node *n, struct node_status *out)
         .unfit = atomic_load_explicit(&n->status_unfit, memory_order_relaxed),
         .broken = atomic_load_explicit(&n->status_broken, memory_order_relaxed),
     };
+    out->damaged = atomic_load(&n->status_damaged);
+    if (out->damaged != 0) {
+        (void)pthread_mutex_lock(&n->flush_lock);
+        memcpy(out->damage, n->damage, sizeof out->damage);
+        (void)pthread_mutex_unlock(&n->flush_lock);
+    }
     if (clock_os_mono_ns() < atomic_load(&n->flush_bad_until_ns)) {
         (void)pthread_mutex_lock(&n->flush_lock);
         memcpy(out->flush_error, n->flush_error, sizeof out->flush_error);

@@ -96,6 +96,7 @@ struct transport *node_transport(struct node *n);
 struct wal_faults *node_wal_faults(struct node *n);
 
 #define NODE_FLUSH_ERROR_BYTES 256
+#define NODE_DAMAGE_BYTES      384
 
 struct node_status {
     size_t ranges;
@@ -111,6 +112,8 @@ struct node_status {
     const char *wal_state;                    /* static text */
     bool unfit;                               /* disk too slow to lead (H10) */
     size_t broken;                            /* replicas that can not go on from their data */
+    size_t damaged;                           /* replicas being rebuilt: their file was damaged */
+    char damage[NODE_DAMAGE_BYTES];           /* which, what was found, how far it is: of one */
     char flush_error[NODE_FLUSH_ERROR_BYTES]; /* of a flush in the last seconds; empty: none */
 };
 

@@ -35,8 +35,9 @@ enum msg_kind {
     MSG_WOUND, /* range -> coordinator's range of a prepared holder: struct txn_query (rule C4) */
     MSG_NODE_REQUEST,  /* gateway -> node: struct node_request (SHOW, settings) */
     MSG_NODE_RESPONSE, /* node -> gateway: struct node_response */
-    MSG_PROBE, /* replica that hears no leader -> every node: u64 range, u64 number: am I out? */
-    MSG_GONE,  /* the range's leader -> such a replica: u64 range, the same number: it is */
+    MSG_PROBE,   /* replica that hears no leader -> every node: u64 range, u64 number: am I out? */
+    MSG_GONE,    /* the range's leader -> such a replica: u64 range, the same number: it is */
+    MSG_REBUILD, /* member with a damaged file -> leader: u64 range, u64 number for the snapshot */
 };
 
 /* -- requests of a gateway to a range

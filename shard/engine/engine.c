@@ -36,7 +36,16 @@ span_status engine_note_error(struct engine *e, span_status st)
         SPAN_LOG(ERROR, "engine failed", "range=%llu status=%s detail=\"%s\"",
                  (unsigned long long)e->name.range_id, span_status_name(st), e->error.text);
     }
+    e->damaged = e->damaged || st == SPAN_CORRUPT;
     return st;
+}
+
+/* A replicated entry that cannot be: the same on every replica, and no fault of this file. */
+static span_status bad_entry(const struct engine *e)
+{
+    SPAN_LOG(ERROR, "entry can not be applied", "range=%llu detail=\"%s\"",
+             (unsigned long long)e->name.range_id, e->error.text);
+    return SPAN_CORRUPT;
 }
 
 struct generation *generation_new(uint64_t seq)
@@ -350,6 +359,11 @@ const struct span_error *engine_error(const struct engine *e)
     return &e->error;
 }
 
+bool engine_is_damaged(const struct engine *e)
+{
+    return e->damaged;
+}
+
 /* ---- apply -------------------------------------------------------------------------------------
  */
 
@@ -422,13 +436,18 @@ static span_status check_order(struct engine *e, struct slice key, uint64_t ts)
             return st;
         }
     }
-    if (ts <= newest) {
-        return engine_note_error(
-            e, span_fail(&e->error, SPAN_CORRUPT,
-                         "%s: version %llu of a key does not follow its version %llu", e->name.path,
-                         (unsigned long long)ts, (unsigned long long)newest));
+    if (ts > newest) {
+        return SPAN_OK;
     }
-    return SPAN_OK;
+    struct engine_value v; /* is it the file that is wrong? */
+    span_status st = engine_get(e, key, ENGINE_NEWEST, &v);
+    if (st != SPAN_OK) {
+        return st;
+    }
+    (void)!span_fail(&e->error, SPAN_CORRUPT,
+                     "%s: version %llu of a key does not follow its version %llu", e->name.path,
+                     (unsigned long long)ts, (unsigned long long)newest);
+    return bad_entry(e);
 }
 
 static span_status check_sizes(struct engine *e, struct slice key, struct slice value)
@@ -436,9 +455,9 @@ static span_status check_sizes(struct engine *e, struct slice key, struct slice 
     if (key.size != 0 && key.size <= ENGINE_KEY_BYTES_MAX && value.size <= ENGINE_VALUE_BYTES_MAX) {
         return SPAN_OK;
     }
-    return engine_note_error(e, span_fail(&e->error, SPAN_CORRUPT,
-                                          "%s: key of %zu and value of %zu bytes", e->name.path,
-                                          key.size, value.size));
+    (void)!span_fail(&e->error, SPAN_CORRUPT, "%s: key of %zu and value of %zu bytes", e->name.path,
+                     key.size, value.size);
+    return bad_entry(e);
 }
 
 static span_status add_version(struct engine *e, struct slice key, struct tt_ts ts,
@@ -449,8 +468,9 @@ static span_status add_version(struct engine *e, struct slice key, struct tt_ts 
         return st;
     }
     if (ts.ns == 0 || ts.ns > INT64_MAX) {
-        return engine_note_error(e, span_fail(&e->error, SPAN_CORRUPT, "%s: timestamp %llu",
-                                              e->name.path, (unsigned long long)ts.ns));
+        (void)!span_fail(&e->error, SPAN_CORRUPT, "%s: timestamp %llu", e->name.path,
+                         (unsigned long long)ts.ns);
+        return bad_entry(e);
     }
     st = check_order(e, key, ts.ns);
     if (st != SPAN_OK) {

@@ -60,6 +60,10 @@ SPAN_CHECKED span_status engine_destroy(struct engine *e, struct span_error *err
 /* What the last call that failed with CORRUPT, IO, NO_SPACE or UNSUPPORTED found, for the operator
  * (it is logged as well); for calls without an err parameter. */
 const struct span_error *engine_error(const struct engine *e);
+/* The file gave back what was never written (a row's checksum, a page, its state), or cannot be
+ * trusted after a failed sync: engine_error says what. A replicated entry that is refused is no
+ * such damage. The replica is to be rebuilt from another one's snapshot. */
+bool engine_is_damaged(const struct engine *e);
 
 /* ---- files (any thread) -----------------------------------------------------------------------
  */
@@ -76,6 +80,12 @@ SPAN_CHECKED span_status engine_file_state(const struct engine_options *opt,
  * have it open. Absent files are no error. */
 SPAN_CHECKED span_status engine_remove_files(const struct engine_options *opt,
                                              struct span_error *err);
+/* Takes a damaged file, with its -wal, out of the way as damaged-r<range>.g<generation>.db, for the
+ * operator to look at; of those the newest ENGINE_ASIDE_MAX in the directory are kept. On a VFS
+ * that is not the default one the files are removed. Nothing may have it open. Absent files are no
+ * error. */
+#define ENGINE_ASIDE_MAX 4
+SPAN_CHECKED span_status engine_set_aside(const struct engine_options *opt, struct span_error *err);
 /* Calls fn for every (range, generation) that has a file in dir, each once, in no particular order
  * (for removing what no WAL record names). Reads the real directory, not a VFS. */
 SPAN_CHECKED span_status engine_list_files(const char *dir,

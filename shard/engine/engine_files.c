@@ -5,9 +5,12 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 span_status engine_file_state(const struct engine_options *opt, enum engine_file_state *out,
                               struct span_error *err)
@@ -50,6 +53,90 @@ span_status engine_remove_files(const struct engine_options *opt, struct span_er
     }
     file_name_deinit(&f);
     return st;
+}
+
+/* ---- damaged files, kept for the operator ---- */
+
+static const char aside_prefix[] = "damaged-";
+
+/* The oldest file set aside in dir, and how many there are. */
+static size_t oldest_aside(const char *dir, char *out, size_t size)
+{
+    DIR *d = opendir(dir);
+    size_t count = 0;
+    struct timespec oldest = {0};
+    for (struct dirent *e = d == NULL ? NULL : readdir(d); e != NULL; e = readdir(d)) {
+        size_t n = strlen(e->d_name);
+        struct stat st;
+        if (strncmp(e->d_name, aside_prefix, sizeof aside_prefix - 1) != 0 || n < 3 ||
+            strcmp(e->d_name + n - 3, ".db") != 0 || fstatat(dirfd(d), e->d_name, &st, 0) != 0) {
+            continue;
+        }
+        bool older = st.st_ctim.tv_sec < oldest.tv_sec ||
+                     (st.st_ctim.tv_sec == oldest.tv_sec && st.st_ctim.tv_nsec < oldest.tv_nsec);
+        if (count++ == 0 || older) {
+            oldest = st.st_ctim; /* when it was renamed */
+            (void)snprintf(out, size, "%s/%s", dir, e->d_name);
+        }
+    }
+    if (d != NULL) {
+        (void)closedir(d);
+    }
+    return count;
+}
+
+static void drop_oldest_aside(const char *dir)
+{
+    char path[512];
+    while (oldest_aside(dir, path, sizeof path) > ENGINE_ASIDE_MAX) {
+        char *wal = span_asprintf("%s-wal", path);
+        (void)unlink(wal);
+        span_free(wal);
+        if (unlink(path) != 0) {
+            return;
+        }
+    }
+}
+
+static span_status sync_dir(const char *dir, struct span_error *err)
+{
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int rc = fd < 0 ? -1 : fsync(fd);
+    int saved = errno;
+    if (fd >= 0) {
+        (void)close(fd);
+    }
+    return rc == 0 ? SPAN_OK : span_fail(err, SPAN_IO, "%s: %s", dir, strerrordesc_np(saved));
+}
+
+span_status engine_set_aside(const struct engine_options *opt, struct span_error *err)
+{
+    static const char *const suffix[] = {"", "-wal"}; /* in this order: as in engine_remove_files */
+    if (opt->vfs != NULL) {
+        return engine_remove_files(opt, err);
+    }
+    span_status st = SPAN_OK;
+    bool any = false;
+    for (size_t i = 0; st == SPAN_OK && i < sizeof suffix / sizeof suffix[0]; i++) {
+        char *from = span_asprintf("%s/r%" PRIu64 ".g%" PRIu64 ".db%s", opt->dir, opt->range_id,
+                                   opt->generation, suffix[i]);
+        char *to = span_asprintf("%s/%sr%" PRIu64 ".g%" PRIu64 ".db%s", opt->dir, aside_prefix,
+                                 opt->range_id, opt->generation, suffix[i]);
+        if (rename(from, to) == 0) {
+            any = true;
+        } else if (errno != ENOENT) {
+            st = span_fail(err, SPAN_IO, "%s: can not be set aside: %s", from,
+                           strerrordesc_np(errno));
+        }
+        span_free(from);
+        span_free(to);
+    }
+    if (st == SPAN_OK && any) {
+        drop_oldest_aside(opt->dir);
+        st = sync_dir(opt->dir, err);
+    }
+    /* What is left: -shm, and the mark of a build. */
+    return st == SPAN_OK ? engine_remove_files(opt, err) : st;
 }
 
 struct listed {

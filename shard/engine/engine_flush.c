@@ -172,6 +172,10 @@ struct engine_job *engine_flush_done(struct engine *e, struct engine_job *job,
     }
     uint64_t rows = job->rows;
     job->rows = 0;
+    if (job->status == SPAN_CORRUPT) {
+        e->error = job->error;
+        e->damaged = true;
+    }
     bool more = job->status == SPAN_OK && finish_step(e, job);
     bool garbage = e->gc.in_pass && e->gc.min_end <= e->state.horizon;
     *out = (struct engine_flush_result){.status = job->status,

@@ -86,6 +86,7 @@ struct engine {
     struct buf scratch; /* value of the last point read */
     struct buf resume;  /* of the last scan */
     struct span_error error;
+    bool damaged; /* the file gave back what was never written */
 };
 
 /* The statement of the view, prepared if need be; opens the view's transaction if there is none. */
@@ -97,7 +98,7 @@ void view_drop(struct engine *e, uint64_t seq);
 SPAN_CHECKED span_status view_ensure(struct engine *e);
 /* Whether key can be in the view's `current`. */
 bool view_may_have(const struct engine *e, struct slice key);
-/* Logs and keeps the error of a failed read; returns its status. */
+/* Logs and keeps the error of a failed read; returns its status. CORRUPT: the file is damaged. */
 span_status engine_note_error(struct engine *e, span_status st);
 
 /* The generations newest first: gen_newest, then gen_older until NULL. */

@@ -141,8 +141,16 @@ span_status engine_split(struct engine *e, const struct engine_split_spec *spec,
         }
         if (st == SPAN_OK) {
             FAILPOINT_MARK(ENGINE_SPLIT_BEGIN);
-            st = build_right(e, spec, &opt, err);
+            struct span_error failed = {0};
+            st = build_right(e, spec, &opt, &failed);
             FAILPOINT_MARK(ENGINE_SPLIT_DONE);
+            if (st != SPAN_OK) {
+                e->error = failed;
+                (void)!engine_note_error(e, st);
+                if (err != NULL) {
+                    *err = failed;
+                }
+            }
         }
     }
     if (st == SPAN_OK) {

@@ -190,6 +190,8 @@ void store_on_heartbeat(struct store *s, const struct tt_now *now, node_id from,
         struct replica *r = store_replica(s, hb.ranges[i].range);
         if (r != NULL) {
             replica_heartbeat(r, now, from, &hb, &hb.ranges[i], line);
+        } else {
+            store_rebuild_heartbeat(s, now, from, &hb.ranges[i], line);
         }
     }
     /* Also without a line: only a round trip shows a node whose clock is fast that it is (rule B8).

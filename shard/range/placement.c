@@ -238,14 +238,13 @@ void store_placement(struct store *s, const struct tt_now *now)
 
 /* ---- replicas without a leader ---- */
 
-static void probe(struct store *s, const struct tt_now *now, struct replica *r)
+void store_probe(struct store *s, range_id id, uint64_t number)
 {
-    r->probe = now->mono_ns | 1;
     for (size_t i = 0; i < s->cfg.node_count; i++) {
         if (s->cfg.nodes[i] != s->cfg.self) {
             struct buf *b = store_scratch(s);
-            enc_u64(b, r->probe);
-            msg_encode_range_bytes(store_out(s, s->cfg.nodes[i], STORE_CONTROL), MSG_PROBE, r->id,
+            enc_u64(b, number);
+            msg_encode_range_bytes(store_out(s, s->cfg.nodes[i], STORE_CONTROL), MSG_PROBE, id,
                                    buf_slice(b));
         }
     }
@@ -262,7 +261,8 @@ void store_probes(struct store *s, const struct tt_now *now)
         uint64_t patience = r->maybe_out ? PROBE_SOON_NS : PROBE_AFTER_NS;
         if (!r->leading && !r->out && r->heard_ns + patience <= now->mono_ns &&
             (r->probe == 0 || r->probe + PROBE_AGAIN_NS <= now->mono_ns)) {
-            probe(s, now, r);
+            r->probe = now->mono_ns | 1;
+            store_probe(s, r->id, r->probe);
         }
     }
 }

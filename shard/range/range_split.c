@@ -290,7 +290,8 @@ span_status replica_apply_split(struct replica *r, const struct tt_now *now,
     struct right_meta m = {0};
     /* Replayed by a node that has left the right side since: it must not come back with an empty
      * log (rule F1). */
-    bool gone = right == NULL && store_orphan_gone(r->store, c->right);
+    bool gone = right == NULL &&
+                (store_orphan_gone(r->store, c->right) || store_orphan_damaged(r->store, c->right));
     if (right == NULL && !gone) {
         if (r->split_built != c->right) {
             st = right_state(r, c, &m);
@@ -320,7 +321,7 @@ span_status replica_apply_split(struct replica *r, const struct tt_now *now,
         if (right == NULL) {
             return SPAN_IO;
         }
-        replica_persist_birth(right);
+        replica_persist_birth(right, false);
         store_note_birth(r->store, r);
     } else {
         st = engine_set_bounds(r->engine, buf_slice(&r->start), c->key);

@@ -783,13 +783,21 @@ void replica_schedule(struct replica *r, const struct tt_now *now)
     store_wake_at(r->store, r, at);
 }
 
+static void look_for_damage(struct replica *r, const struct tt_now *now)
+{
+    if (r->engine != NULL && engine_is_damaged(r->engine)) {
+        replica_damaged(r, engine_error(r->engine)->text);
+    }
+    if (r->broken) {
+        replica_leader_stop(r, now); /* nobody is kept waiting for what can not be done */
+    }
+}
+
 void replica_settle(struct replica *r, const struct tt_now *now)
 {
     /* Each list runs once per call: what is parked again waits for the next change, so this ends.
      */
-    if (r->broken) {
-        replica_leader_stop(r, now); /* nobody is kept waiting for what can not be done */
-    }
+    look_for_damage(r, now);
     run_timers(r, now); /* a wounded coordinator's abort record */
     for (int round = 0; round < 64; round++) {
         if (r->leading && r->transfer_to == 0 && store_hands_over(r->store) &&
@@ -828,6 +836,7 @@ void replica_settle(struct replica *r, const struct tt_now *now)
         replica_propose_resolved(r, now);
     }
     replica_maybe_flush(r, now);
+    look_for_damage(r, now); /* a request that ran again may have met it */
     replica_schedule(r, now);
 }
 

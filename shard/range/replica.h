@@ -135,6 +135,8 @@ struct schema_version {
     struct tt_ts since;
 };
 
+#define REPLICA_DAMAGE_BYTES 256 /* of the text that says what was found */
+
 struct replica_birth;
 
 struct replica {
@@ -145,7 +147,9 @@ struct replica {
     struct engine *engine;
     struct lock_table *locks;
     struct outcome_table *outcomes;
-    bool broken; /* a committed entry or the file could not be applied: this replica is out */
+    bool broken;  /* a committed entry or the file could not be applied: this replica is out */
+    bool damaged; /* the file is: it goes as soon as no flush runs, to be rebuilt */
+    char damage[REPLICA_DAMAGE_BYTES];
     /* A committed split that found no room for the right side's file: it and all behind it, up to
      * apply_wait_to, are applied when there is room again. 0: nothing waits. */
     uint64_t apply_wait_from;
@@ -245,6 +249,13 @@ struct replica {
         uint64_t since_ns;
     } absent[LIMIT_REPLICAS]; /* leader: since when a member says it has no replica */
 
+    /* Leader: members that have lost their file, and what their snapshot must hold. */
+    struct replica_rebuild {
+        node_id node;
+        uint64_t number; /* of their question; 0: a free slot */
+        uint64_t need;
+    } rebuilds[LIMIT_REPLICAS];
+
     struct replica_sending *sending; /* snapshot streams out, list */
     struct replica_receiving *receiving;
 };
@@ -322,8 +333,9 @@ struct replica_birth {
 
 SPAN_CHECKED span_status replica_start_raft(struct replica *r, const struct replica_birth *birth,
                                             struct span_error *err);
-/* First records of a new replica: its file and its hard state. */
-void replica_persist_birth(struct replica *r);
+/* First records of a new replica: its file and its hard state. log_dropped: entries that the log
+ * holds of an earlier life do not count. */
+void replica_persist_birth(struct replica *r, bool log_dropped);
 /* No flush is under way and nothing hinders one. */
 bool replica_may_flush(const struct replica *r);
 void replica_maybe_flush(struct replica *r, const struct tt_now *now);
@@ -460,6 +472,13 @@ void replica_snapshot_pinned(struct replica *r, const struct tt_now *now, uint64
  * gets it by a snapshot (rule F1). */
 void replica_peer_has(struct replica *r, const struct tt_now *now, node_id node, bool has);
 bool replica_is_receiving(const struct replica *r);
+/* The leader hears that a member has lost its file. */
+void replica_on_rebuild(struct replica *r, const struct tt_now *now, node_id from, uint64_t number);
+
+/* ---- store_rebuild.c ---- */
+/* The file can not be trusted any more: out, and rebuilt if there is somebody to do it from. */
+void replica_damaged(struct replica *r, const char *cause);
+bool replica_can_rebuild(const struct replica *r);
 
 /* ---- services of the store ---- */
 struct buf *store_out(struct store *s, node_id to,
@@ -490,6 +509,13 @@ void store_orphan_drop(struct store *s, range_id id);
 /* A replica of it was here and was removed: neither a split replayed nor anything but a snapshot
  * brings it back. */
 bool store_orphan_gone(const struct store *s, range_id id);
+/* A replica of it was here, its file is damaged, and it waits for a snapshot. */
+bool store_orphan_damaged(const struct store *s, range_id id);
+uint64_t store_orphan_generation(const struct store *s, range_id id); /* of that file, else 0 */
+/* May a stream with this number and term make a replica of the range here? */
+bool store_rebuild_takes(const struct store *s, range_id id, uint64_t number, raft_term term);
+/* One more replica leaves as soon as no flush of it runs. */
+void store_leaves(struct store *s);
 /* A replica that is nothing but a snapshot being received: no engine, no Raft, not in any map. */
 void store_embryo_drop(struct store *s, range_id id);
 void store_embryo_born(struct store *s, struct replica *r);

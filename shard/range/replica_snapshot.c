@@ -18,6 +18,7 @@
 #include "base/alloc.h"
 #include "base/invariant.h"
 #include "base/log.h"
+#include "base/planted.h"
 #include "shard/range/replica.h"
 
 #define CHUNK_BYTES       (512 * KIB)
@@ -28,6 +29,7 @@
 
 enum snapshot_part {
     PART_CHUNK = 1,
+    PART_REBUILD, /* the same with the number of the question that it answers (store_rebuild.c) */
 };
 
 struct replica_sending {
@@ -36,6 +38,7 @@ struct replica_sending {
     uint64_t stream;
     uint64_t seq;
     uint64_t index;
+    uint64_t number; /* PART_REBUILD; else 0 */
     struct engine_snapshot *snapshot;
     struct buf chunk; /* the one not acknowledged */
     bool done;
@@ -80,25 +83,39 @@ static void send_chunk(struct replica *r, const struct tt_now *now, struct repli
 {
     struct buf *b = store_scratch(r->store);
     enc_u8(b, 1);
-    enc_u8(b, PART_CHUNK);
+    enc_u8(b, s->number == 0 ? PART_CHUNK : PART_REBUILD);
     enc_u64(b, s->stream);
     enc_u64(b, s->seq);
     enc_u64(b, raft_current_term(r->raft));
     enc_u64(b, s->index);
     enc_bool(b, s->done);
     enc_bytes(b, buf_slice(&s->chunk));
+    if (s->number != 0) {
+        enc_u64(b, s->number);
+    }
     msg_encode_range_bytes(store_out(r->store, s->to, STORE_BULK), MSG_SNAPSHOT, r->id,
                            buf_slice(b));
     s->sent_ns = now->mono_ns;
+}
+
+/* What a leader can not read it does not send, and must not go on with either. */
+static void stream_failed(struct replica *r, span_status st, const struct span_error *err)
+{
+    SPAN_LOG(ERROR, "snapshot can not be read", "range=%llu error=\"%s\"",
+             (unsigned long long)r->id, err->text);
+    if (st == SPAN_CORRUPT) {
+        replica_damaged(r, err->text);
+        store_mark_dirty(r->store, r);
+    }
 }
 
 static bool next_chunk(struct replica *r, const struct tt_now *now, struct replica_sending *s)
 {
     struct span_error err = {0};
     buf_clear(&s->chunk);
-    if (engine_snapshot_next(s->snapshot, CHUNK_BYTES, &s->chunk, &s->done, &err) != SPAN_OK) {
-        SPAN_LOG(ERROR, "snapshot can not be read", "range=%llu error=\"%s\"",
-                 (unsigned long long)r->id, err.text);
+    span_status st = engine_snapshot_next(s->snapshot, CHUNK_BYTES, &s->chunk, &s->done, &err);
+    if (st != SPAN_OK) {
+        stream_failed(r, st, &err);
         return false;
     }
     s->seq++;
@@ -106,13 +123,17 @@ static bool next_chunk(struct replica *r, const struct tt_now *now, struct repli
     return true;
 }
 
-void replica_snapshot_wanted(struct replica *r, const struct tt_now *now, node_id to)
+static struct replica_sending *stream_to(const struct replica *r, node_id to)
 {
-    for (struct replica_sending *s = r->sending; s != NULL; s = s->next) {
-        if (s->to == to) {
-            return;
-        }
+    struct replica_sending *s = r->sending;
+    while (s != NULL && s->to != to) {
+        s = s->next;
     }
+    return s;
+}
+
+static void stream(struct replica *r, const struct tt_now *now, node_id to, uint64_t number)
+{
     const struct store_config *cfg = store_cfg(r->store);
     struct engine_options opt = {
         .dir = cfg->dir, .range_id = r->id, .generation = r->file_generation, .vfs = cfg->vfs};
@@ -120,6 +141,7 @@ void replica_snapshot_wanted(struct replica *r, const struct tt_now *now, node_i
     struct engine_snapshot_info info;
     struct span_error err = {0};
     s->to = to;
+    s->number = number;
     s->next = r->sending;
     r->sending = s;
     s->heard_ns = now->mono_ns;
@@ -128,9 +150,65 @@ void replica_snapshot_wanted(struct replica *r, const struct tt_now *now, node_i
     s->index = st == SPAN_OK ? info.applied : 0;
     SPAN_LOG(INFO, "sends a snapshot", "range=%llu to=%u index=%llu", (unsigned long long)r->id, to,
              (unsigned long long)s->index);
+    if (st != SPAN_OK) {
+        stream_failed(r, st, &err);
+    }
     if (st != SPAN_OK || !next_chunk(r, now, s)) {
         sending_end(r, now, s, false);
     }
+}
+
+void replica_snapshot_wanted(struct replica *r, const struct tt_now *now, node_id to)
+{
+    if (stream_to(r, to) == NULL) {
+        stream(r, now, to, 0);
+    }
+}
+
+static struct replica_rebuild *rebuild_of(struct replica *r, node_id node)
+{
+    struct replica_rebuild *free_one = NULL;
+    for (size_t i = 0; i < LIMIT_REPLICAS; i++) {
+        struct replica_rebuild *b = &r->rebuilds[i];
+        if (b->node == node) {
+            return b;
+        }
+        if (b->node == 0 || !raft_conf_has(raft_conf(r->raft, NULL), b->node)) {
+            free_one = b;
+        }
+    }
+    if (free_one != NULL) {
+        *free_one = (struct replica_rebuild){.node = node};
+    }
+    return free_one;
+}
+
+/* Asked again and again until the replica is there. */
+void replica_on_rebuild(struct replica *r, const struct tt_now *now, node_id from, uint64_t number)
+{
+    if (!replica_may_serve(r, now) || !raft_conf_has(raft_conf(r->raft, NULL), from)) {
+        return;
+    }
+    struct replica_rebuild *b = rebuild_of(r, from);
+    struct replica_sending *s = stream_to(r, from);
+    if (b == NULL || (s != NULL && s->number == number)) {
+        return;
+    }
+    if (s != NULL) {
+        sending_end(r, now, s, false); /* what it does not take any more */
+    }
+    if (b->number != number) {
+        SPAN_LOG(WARN, "a member has lost its file to damage", "range=%llu node=%u",
+                 (unsigned long long)r->id, from);
+        b->number = number;
+        b->need = PLANTED(REBUILD_FORGETS) ? 0 : raft_commit(r->raft);
+    }
+    if (engine_applied_flushed(r->engine) >= b->need) {
+        stream(r, now, from, number);
+        return;
+    }
+    r->flush_wanted = true;
+    store_mark_dirty(r->store, r);
 }
 
 static struct replica_absent *absent_of(struct replica *r, node_id node)
@@ -282,7 +360,12 @@ void replica_on_snapshot(struct replica *r, const struct tt_now *now, node_id fr
     uint64_t index = dec_u64(&c);
     bool done = dec_bool(&c);
     struct slice chunk = dec_bytes(&c);
-    if (!cursor_done(&c) || version != 1 || part != PART_CHUNK) {
+    uint64_t number = part == PART_REBUILD ? dec_u64(&c) : 0;
+    if (!cursor_done(&c) || version != 1 || (part != PART_CHUNK && part != PART_REBUILD)) {
+        return;
+    }
+    if (r->raft == NULL && !store_rebuild_takes(r->store, r->id, number, term)) {
+        send_ack(r, from, stream, seq, SPAN_UNAVAILABLE);
         return;
     }
     if (r->raft != NULL &&
@@ -361,7 +444,28 @@ static void discard_received(struct replica *r)
     receiving_free(r);
 }
 
-static span_status birth_open(struct replica *r, struct span_error *err)
+/* Which of the log's entries count behind a file at (index, term): sets *dropped if none does, and
+ * the entries of b to what is kept. A file that ends before they begin is of no use. */
+static span_status keep_log(struct replica_birth *b, raft_index index, raft_term term,
+                            bool *dropped, struct span_error *err)
+{
+    const struct raft_entry *first = b->entries;
+    size_t n = b->entry_count;
+    *dropped = n == 0 || first[n - 1].index < index || PLANTED(REBUILD_FORGETS);
+    if (!*dropped && index + 1 < first->index) {
+        return span_fail(err, SPAN_UNAVAILABLE,
+                         "the snapshot ends at %llu, the log kept begins at %llu",
+                         (unsigned long long)index, (unsigned long long)first->index);
+    }
+    if (!*dropped && index >= first->index) {
+        /* Another entry was committed there: ours and all behind it never were, nor can be. */
+        *dropped = first[index - first->index].term != term;
+    }
+    b->entry_count = *dropped ? 0 : n;
+    return SPAN_OK;
+}
+
+static span_status birth_open(struct replica *r, bool *log_dropped, struct span_error *err)
 {
     span_status st = replica_open_engine(r, false, err);
     if (st == SPAN_OK) {
@@ -373,9 +477,10 @@ static span_status birth_open(struct replica *r, struct span_error *err)
     struct replica_birth b = {.hard_state = {.term = 1}};
     store_orphan_state(r->store, r->id, &b);
     b.fresh = false;
-    b.entries = NULL;
-    b.entry_count = 0;
-    raft_index index;
+    if (!store_orphan_damaged(r->store, r->id)) {
+        b.entry_count = 0; /* of a life that ended otherwise */
+    }
+    raft_index index = 0;
     raft_index conf_index;
     raft_term term = 0;
     struct raft_conf conf;
@@ -385,6 +490,10 @@ static span_status birth_open(struct replica *r, struct span_error *err)
     }
     if (term > b.hard_state.term) {
         b.hard_state = (struct raft_hard_state){.term = term};
+    }
+    st = keep_log(&b, index, term, log_dropped, err);
+    if (st != SPAN_OK) {
+        return st;
     }
     return replica_start_raft(r, &b, err);
 }
@@ -397,18 +506,22 @@ static void birth(struct replica *r)
     node_id from = v->from;
     uint64_t stream = v->stream;
     uint64_t seq = v->seq - 1;
+    bool rebuilt = store_orphan_damaged(r->store, r->id);
+    bool log_dropped = false;
     r->file_generation = v->generation;
     receiving_free(r);
-    span_status st = birth_open(r, &err);
+    span_status st = birth_open(r, &log_dropped, &err);
     send_ack(r, from, stream, seq, st);
     if (st != SPAN_OK) {
         SPAN_LOG(ERROR, "received range can not start", "range=%llu error=\"%s\"",
                  (unsigned long long)r->id, err.text);
         return; /* without a stream it is dropped */
     }
-    SPAN_LOG(INFO, "replica born by a snapshot", "range=%llu index=%llu", (unsigned long long)r->id,
-             (unsigned long long)raft_applied(r->raft));
-    replica_persist_birth(r);
+    SPAN_LOG(INFO, rebuilt ? "replica rebuilt from a snapshot" : "replica born by a snapshot",
+             "range=%llu index=%llu log_to=%llu", (unsigned long long)r->id,
+             (unsigned long long)raft_applied(r->raft),
+             (unsigned long long)raft_last_index(r->raft));
+    replica_persist_birth(r, rebuilt && log_dropped);
     store_orphan_drop(r->store, r->id);
     store_embryo_born(r->store, r);
     store_note_birth(r->store, r);
@@ -417,7 +530,7 @@ static void birth(struct replica *r)
 void replica_snapshot_install(struct replica *r, const struct tt_now *now)
 {
     struct replica_receiving *v = r->receiving;
-    if (v == NULL || !v->complete || r->flushing) {
+    if (v == NULL || !v->complete || r->flushing || r->broken) {
         return; /* a flush of the old file is under way: called again when it is done */
     }
     if (r->raft == NULL) {

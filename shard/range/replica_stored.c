@@ -376,13 +376,13 @@ span_status replica_start_raft(struct replica *r, const struct replica_birth *bi
     return st;
 }
 
-void replica_persist_birth(struct replica *r)
+void replica_persist_birth(struct replica *r, bool log_dropped)
 {
     const struct store_io *io = &store_cfg(r->store)->io;
     struct buf b = {0};
     enc_u8(&b, 1);
     enc_u64(&b, r->file_generation);
-    enc_bool(&b, false);
+    enc_bool(&b, log_dropped);
     io->sticky(io->ctx, r->id, STICKY_FILE, buf_slice(&b));
     buf_clear(&b);
     enc_u8(&b, 1);
@@ -427,7 +427,7 @@ void replica_flush_done(struct replica *r, const struct tt_now *now, struct engi
         r->flush_at_ns = now->mono_ns + SEC_NS;
         r->flush_wanted = true;
         if (res.status == SPAN_CORRUPT) {
-            replica_break(r, "flush", res.status);
+            replica_damaged(r, engine_error(r->engine)->text);
         }
     }
     if (more != NULL) {

@@ -256,14 +256,24 @@ void store_note_birth(struct store *s, struct replica *left)
     store_note_persist(s, left, 0, false);
 }
 
+static void remove_later(struct store *s, const struct engine_options *files, bool aside)
+{
+    s->removals = span_realloc(s->removals, (s->removal_count + 1) * sizeof *s->removals);
+    s->removals[s->removal_count++] = (struct pending_removal){
+        s->turn, span_strdup(files->dir), files->range_id, files->generation, aside};
+    s->turn_persists = true;
+}
+
 void store_remove_after_persist(struct store *s, struct replica *r,
                                 const struct engine_options *files)
 {
-    s->removals = span_realloc(s->removals, (s->removal_count + 1) * sizeof *s->removals);
-    s->removals[s->removal_count++] = (struct pending_removal){s->turn, span_strdup(files->dir),
-                                                               files->range_id, files->generation};
-    s->turn_persists = true;
     (void)r;
+    remove_later(s, files, false);
+}
+
+void store_aside_after_persist(struct store *s, const struct engine_options *files)
+{
+    remove_later(s, files, true);
 }
 
 void store_born(struct store *s, struct replica *r)
@@ -276,17 +286,8 @@ void store_born(struct store *s, struct replica *r)
 
 /* ---- messages ---- */
 
-/* The replica is no member any more: its files go once the log says so. What it voted is kept for
- * ever, with the fact that it was here (rules F1, F2). */
-static void remove_replica(struct store *s, struct replica *r)
+static void detach_replica(struct store *s, struct replica *r)
 {
-    SPAN_LOG(INFO, "replica removed: it is no member of its range any more", "range=%llu",
-             (unsigned long long)r->id);
-    replica_retire(r);
-    store_orphan_leave(s, r);
-    struct engine_options files = {
-        .dir = s->cfg.dir, .range_id = r->id, .generation = r->file_generation, .vfs = s->cfg.vfs};
-    store_remove_after_persist(s, r, &files);
     for (size_t i = 0; i < s->pending_count; i++) {
         if (s->pending[i].range == r->id) {
             s->pending[i].range = 0; /* of this life: a later one counts anew */
@@ -304,13 +305,38 @@ static void remove_replica(struct store *s, struct replica *r)
     store_descriptors_changed(s);
 }
 
-static void remove_leaving(struct store *s)
+/* The replica is no member any more: its files go once the log says so. What it voted is kept for
+ * ever, with the fact that it was here (rules F1, F2). */
+static void remove_replica(struct store *s, struct replica *r)
+{
+    SPAN_LOG(INFO, "replica removed: it is no member of its range any more", "range=%llu",
+             (unsigned long long)r->id);
+    replica_retire(r);
+    store_orphan_leave(s, r);
+    struct engine_options files = {
+        .dir = s->cfg.dir, .range_id = r->id, .generation = r->file_generation, .vfs = s->cfg.vfs};
+    store_remove_after_persist(s, r, &files);
+    detach_replica(s, r);
+}
+
+void store_leaves(struct store *s)
+{
+    s->leaving++;
+}
+
+static void remove_leaving(struct store *s, const struct tt_now *now)
 {
     for (size_t i = s->by_key_count; s->leaving > 0 && i-- > 0;) {
         struct replica *r = s->by_key[i];
-        if (r->out && !r->flushing) {
+        if (r->flushing || !(r->out || r->damaged)) {
+            continue;
+        }
+        s->leaving--;
+        if (r->out) {
             remove_replica(s, r);
-            s->leaving--;
+        } else {
+            store_throw_away(s, now, r);
+            detach_replica(s, r);
         }
     }
 }
@@ -333,7 +359,7 @@ static void settle(struct store *s, const struct tt_now *now)
         replica_settle(r, now);
     }
     if (s->leaving > 0) {
-        remove_leaving(s);
+        remove_leaving(s, now);
     }
 }
 
@@ -520,8 +546,7 @@ void store_embryo_born(struct store *s, struct replica *r)
     store_born(s, r);
 }
 
-/* Those of an earlier life of the replica are still to be removed. */
-static bool files_are_going(const struct store *s, range_id id)
+bool store_files_are_going(const struct store *s, range_id id)
 {
     for (size_t i = 0; i < s->removal_count; i++) {
         if (s->removals[i].range == id) {
@@ -538,10 +563,11 @@ static void on_embryo_snapshot(struct store *s, const struct tt_now *now, node_i
 {
     struct replica *r = map64_get(&s->embryos, id);
     if (r == NULL) {
-        if (s->by_key_count + s->embryos.count >= LIMIT_RANGES || files_are_going(s, id)) {
+        if (s->by_key_count + s->embryos.count >= LIMIT_RANGES || store_files_are_going(s, id)) {
             return;
         }
         r = replica_new(s, id);
+        r->file_generation = store_orphan_generation(s, id);
         map64_put(&s->embryos, id, r);
     }
     replica_on_snapshot(r, now, from, bytes);
@@ -625,11 +651,16 @@ static void on_probe(struct store *s, const struct tt_now *now, node_id from, ui
     }
     struct replica *r = store_replica(s, id);
     if (r == NULL) {
+        if (kind == MSG_GONE) {
+            store_rebuild_gone(s, id, number);
+        }
         return;
     }
     if (kind == MSG_PROBE) {
         replica_on_probe(r, now, from, number);
-    } else if (r->probe == number && !r->leading && !r->out) {
+    } else if (kind == MSG_REBUILD) {
+        replica_on_rebuild(r, now, from, number);
+    } else if (r->probe == number && !r->leading && !r->out && !r->damaged) {
         r->out = true;
         s->leaving++;
     }
@@ -667,6 +698,7 @@ static void dispatch(struct store *s, const struct tt_now *now, node_id from, ui
         break;
     case MSG_PROBE:
     case MSG_GONE:
+    case MSG_REBUILD:
         on_probe(s, now, from, kind, body);
         break;
     case MSG_RESPONSE:
@@ -738,7 +770,8 @@ void store_persisted(struct store *s, const struct tt_now *now, uint64_t turn)
         struct engine_options opt = {
             .dir = p->dir, .range_id = p->range, .generation = p->generation, .vfs = s->cfg.vfs};
         struct span_error err = {0};
-        if (engine_remove_files(&opt, &err) != SPAN_OK) {
+        span_status st = p->aside ? engine_set_aside(&opt, &err) : engine_remove_files(&opt, &err);
+        if (st != SPAN_OK) {
             SPAN_LOG(WARN, "old file can not be removed", "error=\"%s\"", err.text);
         }
         span_free(p->dir);
@@ -790,6 +823,7 @@ void store_tick(struct store *s, const struct tt_now *now)
     store_balance(s, now);
     store_placement(s, now);
     store_probes(s, now);
+    store_rebuild_probes(s, now);
     store_autosplit(s, now);
     expire_embryos(s, now);
     settle(s, now);

@@ -36,6 +36,7 @@ enum store_sticky {
     STICKY_HARD_STATE = 1, /* term, vote */
     STICKY_FILE,           /* generation of the engine file that counts (rule H5) */
     STICKY_GONE,           /* bool: the replica that was here was removed from its range (F1) */
+    STICKY_DAMAGED,        /* generation of a file found damaged: it is not used again */
 };
 
 struct store_io {
@@ -170,6 +171,9 @@ uint64_t store_nodes_version_heard(const struct store *s);
 void store_drain(struct store *s, const struct tt_now *now);
 size_t store_leader_count(const struct store *s);
 size_t store_broken_count(const struct store *s); /* replicas that are out for damaged data */
+/* Replicas whose file was found damaged and that wait for their leader's snapshot; what is to be
+ * said of the first one goes to text (empty: none). */
+size_t store_damaged(const struct store *s, char *text, size_t size);
 size_t store_range_count(const struct store *s);
 /* Flushes the range (0: every range) that keeps old log segments alive, as soon as possible. */
 void store_want_flush(struct store *s, const struct tt_now *now, range_id range);

@@ -15,6 +15,7 @@ struct pending_removal {
     char *dir;
     range_id range;
     uint64_t generation;
+    bool aside; /* damaged: kept under another name */
 };
 
 /* What the WAL holds of a range: while recovering, and of one that no file or split has brought to
@@ -27,6 +28,14 @@ struct orphan {
     struct raft_entry *entries;
     size_t entry_count;
     size_t entry_cap;
+    /* store_rebuild.c. Generation of a file found damaged; while it is `generation`, the replica
+     * that was here waits for a snapshot. */
+    uint64_t damaged;
+    uint64_t number; /* of the question to the leader, which its answer carries */
+    uint64_t asked_ns;
+    uint64_t heard_ns;
+    uint64_t probe;
+    char cause[REPLICA_DAMAGE_BYTES];
 };
 
 /* What is known of another node from its heartbeats. */
@@ -103,6 +112,32 @@ bool store_other_is_fit(const struct store *s, const struct tt_now *now);
 void store_on_heartbeat(struct store *s, const struct tt_now *now, node_id from, struct slice body);
 void store_on_heartbeat_ack(struct store *s, const struct tt_now *now, node_id from,
                             struct slice body);
+
+/* store_rebuild.c */
+/* All of a damaged replica but what its orphan keeps. Its files are set aside, it is to be freed.
+ */
+void store_throw_away(struct store *s, const struct tt_now *now, struct replica *r);
+/* At a start: the file of this orphan is damaged (err), or is on record as damaged. */
+void store_damaged_at_start(struct store *s, range_id id, struct span_error *err);
+/* A line of a heartbeat for a range without a replica here. */
+void store_rebuild_heartbeat(struct store *s, const struct tt_now *now, node_id from,
+                             const struct heartbeat_range *h, struct heartbeat_ack_range *ack);
+void store_rebuild_probes(struct store *s, const struct tt_now *now);
+void store_rebuild_gone(struct store *s, range_id id, uint64_t number);
+/* store.c */
+void store_aside_after_persist(struct store *s, const struct engine_options *files);
+/* Files of an earlier life of the replica are still to be removed. */
+bool store_files_are_going(const struct store *s, range_id id);
+/* placement.c: "am I still in?", to every node. */
+void store_probe(struct store *s, range_id id, uint64_t number);
+/* store_restore.c */
+struct orphan *store_orphan_of(struct store *s, range_id id); /* made if there is none */
+void store_orphan_clear(struct orphan *o);                    /* its entries */
+/* Takes the reference to the entry's payload. */
+void store_orphan_add(struct orphan *o, const struct raft_entry *e);
+/* What is left of a replica that was removed: in memory and in the log. */
+void store_orphan_gone_now(struct store *s, range_id id, struct raft_hard_state hs);
+
 /* range_autosplit.c */
 void store_autosplit(struct store *s, const struct tt_now *now);
 

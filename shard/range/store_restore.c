@@ -9,7 +9,7 @@
  * holds the system's tables only, so that losing it never takes user data along (rule I1). */
 static const uint8_t user_start[] = {0x01, 0x00, 0x00, 0x04, 0x00};
 
-static struct orphan *orphan_of(struct store *s, range_id id)
+struct orphan *store_orphan_of(struct store *s, range_id id)
 {
     struct orphan *o = map64_get(&s->orphans, id);
     if (o == NULL) {
@@ -19,12 +19,21 @@ static struct orphan *orphan_of(struct store *s, range_id id)
     return o;
 }
 
-static void orphan_clear_entries(struct orphan *o)
+void store_orphan_clear(struct orphan *o)
 {
     for (size_t i = 0; i < o->entry_count; i++) {
         raft_blob_unref(o->entries[i].payload);
     }
     o->entry_count = 0;
+}
+
+void store_orphan_add(struct orphan *o, const struct raft_entry *e)
+{
+    if (o->entry_count == o->entry_cap) {
+        o->entry_cap = o->entry_cap == 0 ? 64 : o->entry_cap * 2;
+        o->entries = span_realloc(o->entries, o->entry_cap * sizeof *o->entries);
+    }
+    o->entries[o->entry_count++] = *e;
 }
 
 bool store_orphan_gone(const struct store *s, range_id id)
@@ -33,30 +42,35 @@ bool store_orphan_gone(const struct store *s, range_id id)
     return o != NULL && o->gone;
 }
 
-void store_orphan_leave(struct store *s, const struct replica *r)
+void store_orphan_gone_now(struct store *s, range_id id, struct raft_hard_state hs)
 {
     const struct store_io *io = &s->cfg.io;
-    struct orphan *o = orphan_of(s, r->id);
-    orphan_clear_entries(o);
-    *o = (struct orphan){
-        .hard_state = {.term = raft_current_term(r->raft), .voted_for = raft_voted_for(r->raft)},
-        .has_hard_state = true,
-        .gone = true,
-        .entries = o->entries,
-        .entry_cap = o->entry_cap};
+    struct orphan *o = store_orphan_of(s, id);
+    store_orphan_clear(o);
+    *o = (struct orphan){.hard_state = hs,
+                         .has_hard_state = true,
+                         .gone = true,
+                         .entries = o->entries,
+                         .entry_cap = o->entry_cap};
     if (io->tombstone != NULL) {
-        io->tombstone(io->ctx, r->id);
+        io->tombstone(io->ctx, id);
     }
     struct buf b = {0};
     enc_u8(&b, 1);
     enc_bool(&b, true);
-    io->sticky(io->ctx, r->id, STICKY_GONE, buf_slice(&b));
+    io->sticky(io->ctx, id, STICKY_GONE, buf_slice(&b));
     buf_clear(&b);
     enc_u8(&b, 1);
     enc_u64(&b, o->hard_state.term);
     enc_u32(&b, o->hard_state.voted_for);
-    io->sticky(io->ctx, r->id, STICKY_HARD_STATE, buf_slice(&b));
+    io->sticky(io->ctx, id, STICKY_HARD_STATE, buf_slice(&b));
     buf_deinit(&b);
+}
+
+void store_orphan_leave(struct store *s, const struct replica *r)
+{
+    store_orphan_gone_now(
+        s, r->id, (struct raft_hard_state){raft_current_term(r->raft), raft_voted_for(r->raft)});
 }
 
 bool store_orphan_known(const struct store *s, range_id id)
@@ -83,7 +97,7 @@ void store_orphan_drop(struct store *s, range_id id)
 {
     struct orphan *o = map64_remove(&s->orphans, id);
     if (o != NULL) {
-        orphan_clear_entries(o);
+        store_orphan_clear(o);
         span_free(o->entries);
         span_free(o);
     }
@@ -92,7 +106,7 @@ void store_orphan_drop(struct store *s, range_id id)
 span_status store_restore_sticky(struct store *s, range_id range, uint8_t kind,
                                  struct slice payload, struct span_error *err)
 {
-    struct orphan *o = orphan_of(s, range);
+    struct orphan *o = store_orphan_of(s, range);
     struct cursor c = cursor_of(payload);
     uint8_t version = dec_u8(&c);
     if (kind == STICKY_HARD_STATE) {
@@ -105,15 +119,18 @@ span_status store_restore_sticky(struct store *s, range_id range, uint8_t kind,
         /* The record is repeated at the head of every segment: only a new generation means that the
          * log was dropped. */
         if (dropped && generation != o->generation) {
-            orphan_clear_entries(o);
+            store_orphan_clear(o);
         }
         o->generation = generation;
     } else if (kind == STICKY_GONE) {
         o->gone = dec_bool(&c);
         if (o->gone) {
-            orphan_clear_entries(o);
+            store_orphan_clear(o);
             o->generation = 0;
+            o->damaged = 0;
         }
+    } else if (kind == STICKY_DAMAGED) {
+        o->damaged = dec_u64(&c);
     } else {
         return span_fail(err, SPAN_CORRUPT, "range %llu: unknown record kind %u",
                          (unsigned long long)range, kind);
@@ -128,28 +145,24 @@ span_status store_restore_sticky(struct store *s, range_id range, uint8_t kind,
 span_status store_restore_entry(struct store *s, range_id range, uint64_t index, uint64_t term,
                                 uint8_t type, struct slice payload, struct span_error *err)
 {
-    struct orphan *o = orphan_of(s, range);
+    struct orphan *o = store_orphan_of(s, range);
     /* Rule H3: an append at index i replaces everything from i on. A gap can only lie below what
      * the file holds already: the log before it was cut; what came earlier is not needed. */
     while (o->entry_count > 0 && o->entries[o->entry_count - 1].index >= index) {
         raft_blob_unref(o->entries[--o->entry_count].payload);
     }
     if (o->entry_count > 0 && o->entries[o->entry_count - 1].index + 1 != index) {
-        orphan_clear_entries(o);
+        store_orphan_clear(o);
     }
     if (payload.size > LIMIT_ENTRY_BYTES) {
         return span_fail(err, SPAN_CORRUPT, "range %llu: entry %llu is larger than any may be",
                          (unsigned long long)range, (unsigned long long)index);
     }
-    if (o->entry_count == o->entry_cap) {
-        o->entry_cap = o->entry_cap == 0 ? 64 : o->entry_cap * 2;
-        o->entries = span_realloc(o->entries, o->entry_cap * sizeof *o->entries);
-    }
-    o->entries[o->entry_count++] =
-        (struct raft_entry){.index = index,
-                            .term = term,
-                            .type = type,
-                            .payload = payload.size > 0 ? raft_blob_new(payload) : NULL};
+    struct raft_entry e = {.index = index,
+                           .term = term,
+                           .type = type,
+                           .payload = payload.size > 0 ? raft_blob_new(payload) : NULL};
+    store_orphan_add(o, &e);
     return SPAN_OK;
 }
 
@@ -214,11 +227,20 @@ static span_status remove_strays(struct store *s, struct span_error *err)
 static span_status restore_range(struct store *s, range_id id, struct orphan *o,
                                  struct span_error *err)
 {
+    if (o->damaged == o->generation) {
+        store_damaged_at_start(s, id, err);
+        return SPAN_OK;
+    }
     struct replica *r = replica_new(s, id);
     r->file_generation = o->generation;
     span_status st = replica_open_engine(r, false, err);
     if (st == SPAN_OK) {
         st = replica_load_meta(r, err);
+    }
+    if (st == SPAN_CORRUPT && s->cfg.node_count > 1) { /* the others have what the file held */
+        replica_free(r);
+        store_damaged_at_start(s, id, err);
+        return SPAN_OK;
     }
     if (st == SPAN_OK) {
         struct replica_birth birth = {.hard_state = o->hard_state,
@@ -262,10 +284,12 @@ span_status store_restore_end(struct store *s, const struct tt_now *now, struct 
         if (st != SPAN_OK) {
             return st;
         }
-        store_orphan_drop(s, next);
+        if (!store_orphan_damaged(s, next)) {
+            store_orphan_drop(s, next);
+        }
         last = next;
     }
-    if (s->by_key_count == 0 && !s->joining) {
+    if (s->by_key_count == 0 && !s->joining && store_damaged(s, NULL, 0) == 0) {
         return span_fail(err, SPAN_CORRUPT, "%s: the log names no range", s->cfg.dir);
     }
     return SPAN_OK;

@@ -59,6 +59,7 @@ static bool message(uint8_t kind, struct slice body, struct arena *a, struct buf
     case MSG_SNAPSHOT_ACK:
     case MSG_PROBE:
     case MSG_GONE:
+    case MSG_REBUILD:
     default: {
         range_id range = 0;
         struct slice bytes = {0};

@@ -21,6 +21,7 @@ static const struct sim_scenario scenarios[] = {
     {"move", "splits and leadership transfers all the time"},
     {"late", "messages doubled and very late, clients that write without reading"},
     {"member", "members of ranges leave and come"},
+    {"rot", "bits flipped in range files, with crashes, splits and hand-overs"},
     {"many", "5 to 7 nodes, up to 50 ranges"},
 };
 
@@ -111,6 +112,10 @@ static void draw_faults(struct sim_world *w, struct rng *r)
     static const unsigned member[FAULT_COUNT] = {
         [FAULT_MEMBER] = 10, [FAULT_TRANSFER] = 3, [FAULT_SPLIT] = 2,
         [FAULT_CRASH] = 2,   [FAULT_POWER] = 2,    [FAULT_CUT] = 1};
+    static const unsigned rot[FAULT_COUNT] = {
+        [FAULT_ROT] = 10,   [FAULT_CRASH] = 3,    [FAULT_POWER] = 2,
+        [FAULT_FLUSH] = 10, [FAULT_TRANSFER] = 4, [FAULT_SPLIT] = 2,
+        [FAULT_MEMBER] = 4, [FAULT_CUT] = 1,      [FAULT_PAUSE] = 1};
     const char *s = w->sim.scenario;
     const unsigned *weights = is(s, "crash")    ? crash
                               : is(s, "net")    ? net
@@ -118,15 +123,22 @@ static void draw_faults(struct sim_world *w, struct rng *r)
                               : is(s, "move")   ? move
                               : is(s, "late")   ? late
                               : is(s, "member") ? member
+                              : is(s, "rot")    ? rot
                                                 : usual;
     w->faults = !is(s, "calm") && rng_below(r, 10) != 0;
     w->fault_gap_ns = rng_between(r, 50 * MS_NS, 1500 * MS_NS);
     for (unsigned f = 0; f < FAULT_COUNT; f++) {
-        bool none = weights == usual && rng_below(r, 4) == 0;
+        bool none = weights == usual && f < FAULT_ROT && rng_below(r, 4) == 0;
         w->fault_weights[f] = none ? 0 : weights[f];
     }
     if (w->faults && (is(s, "net") || weights == usual)) {
         draw_net(w, r, is(s, "net") ? 2 : 4);
+    }
+    if (is(s, "rot")) {
+        w->opt.flush_bytes = w->opt.flush_bytes > 16 * KIB ? 16 * KIB : w->opt.flush_bytes;
+        w->fault_gap_ns /= 4;
+        w->opt.nodes = 4 + rng_below(r, 2);
+        w->rotten = 1 + (node_id)rng_below(r, w->opt.nodes);
     }
     if (is(s, "late")) {
         struct sim_net *n = &w->opt.net;
@@ -244,13 +256,13 @@ static void sum_up(struct sim_world *w, struct sim_result *out)
     (void)snprintf(out->summary, sizeof out->summary,
                    "%s, %zu nodes, %zu transactions, %zu transfers committed, %zu retried, %zu "
                    "unknown; %zu crashes, %zu power losses, %zu cuts, %zu disk faults, %zu splits, "
-                   "%zu hand-overs; %zu digests compared, %llu events%s",
+                   "%zu hand-overs, %zu bits of rows; %zu digests compared, %llu events%s",
                    w->sim.scenario, w->opt.nodes, w->count, w->committed, w->retried, w->unknowns,
                    w->fault_counts[FAULT_CRASH], w->fault_counts[FAULT_POWER],
                    w->fault_counts[FAULT_CUT],
                    w->fault_counts[FAULT_STALL] + w->fault_counts[FAULT_EIO] +
                        w->fault_counts[FAULT_NO_ROOM] + w->fault_counts[FAULT_FLIP],
-                   w->splits, w->transfers, w->digests, (unsigned long long)out->events,
+                   w->splits, w->transfers, w->rots, w->digests, (unsigned long long)out->events,
                    w->untimed ? "; replay left out" : "");
 }
 

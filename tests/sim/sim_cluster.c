@@ -57,6 +57,7 @@ struct node {
     bool alive;
     bool lost;
     bool damaged; /* a bit of its log was flipped: it may refuse to start */
+    bool rotten;  /* bits of its range files were */
     bool fatal;   /* its log died: it stops after what it is doing */
     bool dying;
     bool ever;      /* was started before */
@@ -784,6 +785,19 @@ bool cluster_flip(struct cluster *c, node_id node)
     bool done = sim_disk_flip_log(&n->disk, &c->rng);
     n->damaged = n->damaged || done;
     return done;
+}
+
+bool cluster_rot(struct cluster *c, node_id node, struct slice prefix, size_t key_size)
+{
+    struct node *n = &c->nodes[node];
+    bool done = sim_disk_rot(&n->disk, &c->rng, prefix, key_size);
+    n->rotten = n->rotten || done;
+    return done;
+}
+
+bool cluster_is_rotten(const struct cluster *c, node_id node)
+{
+    return c->nodes[node].rotten;
 }
 
 void cluster_heal(struct cluster *c)

@@ -86,6 +86,10 @@ bool cluster_restart(struct cluster *c, node_id node);
 void cluster_pause(struct cluster *c, node_id node, uint64_t ns);
 /* Flips a bit in the log of a node that is down; false: nowhere to. */
 bool cluster_flip(struct cluster *c, node_id node);
+/* Flips a bit of a row in a range file of a node, up or down; false: there is none. */
+bool cluster_rot(struct cluster *c, node_id node, struct slice prefix, size_t key_size);
+/* It was done to this node: damaged files are no finding there. */
+bool cluster_is_rotten(const struct cluster *c, node_id node);
 struct sim_net *cluster_net(struct cluster *c);
 struct sim_disk *cluster_disk(struct cluster *c, node_id node);
 /* No cuts, loss, doubles, reordering; disks have room and work. */

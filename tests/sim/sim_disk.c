@@ -5,6 +5,10 @@
 #include "tests/sim/sim_vfs.h"
 
 #define FLIP_SEGMENTS_MIN 4
+/* A row in a page: key, timestamp (in `history` the one it ended at as well), value of 16 bytes or
+ * more. So far behind the key lies a byte of the value in either table. */
+#define ROW_VALUE_AT 16
+#define ROW_BYTES    24
 
 void sim_disk_init(struct sim_disk *d, unsigned node)
 {
@@ -78,5 +82,50 @@ bool sim_disk_flip_log(struct sim_disk *d, struct rng *r)
     }
     uint64_t at = rng_below(r, wal_memfs_size(d->log, oldest));
     wal_memfs_xor(d->log, oldest, at, (uint8_t)(1U << rng_below(r, 8)));
+    return true;
+}
+
+/* The simulated clock's timestamps begin so, as SQLite stores them. */
+static bool is_row(const uint8_t *p, struct slice prefix, size_t key_size)
+{
+    return memcmp(p, prefix.data, prefix.size) == 0 && p[key_size] == 0x17 &&
+           (p[key_size + 1] & 0xf0) == 0x90;
+}
+
+/* The n-th row of all files, or how many there are. */
+static size_t find_row(struct sim_disk *d, struct slice prefix, size_t key_size, size_t n,
+                       const char **name, uint64_t *at)
+{
+    size_t found = 0;
+    for (size_t i = 0; i < wal_memfs_count(d->files); i++) {
+        const char *file = wal_memfs_name(d->files, i);
+        size_t len = strlen(file);
+        if (file[0] != 'r' || len < 3 || strcmp(file + len - 3, ".db") != 0) {
+            continue;
+        }
+        struct buf b = {0};
+        (void)wal_memfs_get(d->files, file, &b);
+        for (size_t k = 0; k + key_size + ROW_BYTES <= b.size; k++) {
+            if (is_row(b.data + k, prefix, key_size) && found++ == n) {
+                *name = file;
+                *at = k + key_size + ROW_VALUE_AT;
+            }
+        }
+        buf_deinit(&b);
+    }
+    return found;
+}
+
+bool sim_disk_rot(struct sim_disk *d, struct rng *r, struct slice prefix, size_t key_size)
+{
+    const char *name = NULL;
+    uint64_t at = 0;
+    size_t count = find_row(d, prefix, key_size, SIZE_MAX, &name, &at);
+    if (count == 0) {
+        return false;
+    }
+    (void)find_row(d, prefix, key_size, rng_below(r, count), &name, &at);
+    at += rng_below(r, ROW_BYTES - ROW_VALUE_AT);
+    wal_memfs_xor(d->files, name, at, (uint8_t)(1U << rng_below(r, 8)));
     return true;
 }

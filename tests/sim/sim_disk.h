@@ -35,5 +35,8 @@ void sim_disk_set_room(struct sim_disk *d, uint64_t more);
 /* Flips a bit in the log's oldest segment, if there are newer ones: in the last unit it would look
  * like a torn tail (rule H2). False: nothing was flipped. */
 bool sim_disk_flip_log(struct sim_disk *d, struct rng *r);
+/* Flips a bit in the value of a row with this key prefix, of `key_size` bytes, in some range file,
+ * used or not: there the engine's checksums promise to find it. False: there is no such row. */
+bool sim_disk_rot(struct sim_disk *d, struct rng *r, struct slice prefix, size_t key_size);
 
 #endif

@@ -78,6 +78,11 @@ static void member_at_random(struct sim_world *w)
     if (how != 1) {
         a->op.u.move.remove = 1 + (node_id)rng_below(r, cluster_node_count(w->c));
     }
+    if (w->rotten != 0) { /* of two members a damaged one could not be rebuilt: one node may go */
+        node_id guest = w->rotten % (node_id)cluster_node_count(w->c) + 1;
+        a->op.u.move.add = how == 0 ? 0 : guest;
+        a->op.u.move.remove = how == 0 ? guest : 0;
+    }
     cluster_op(w->c, sim_any_alive(w), &a->op);
 }
 
@@ -162,6 +167,21 @@ static void flip(struct sim_world *w)
     cluster_crash(w->c, n, SIM_CRASH_KILL);
     cluster_say(w->c, "node %u: %s", n, cluster_flip(w->c, n) ? "a bit flips" : "nothing to flip");
     restart_later(w, n);
+}
+
+/* Always of the same node, so that a majority has sound files whatever else is going on. */
+static void rot(struct sim_world *w)
+{
+    struct rng *r = cluster_rng(w->c);
+    struct buf key = {0};
+    size_t flips = 0;
+    sim_table_key(&key, TABLE_ACCOUNTS);
+    for (uint64_t n = 1 + rng_below(r, 4); n > 0; n--) {
+        flips += cluster_rot(w->c, w->rotten, buf_slice(&key), key.size + 4) ? 1 : 0;
+    }
+    cluster_say(w->c, "node %u: %zu bits of its rows flip", w->rotten, flips);
+    w->rots += flips;
+    buf_deinit(&key);
 }
 
 /* ---- network and disks ---- */
@@ -286,6 +306,9 @@ static void inflict(struct sim_world *w, enum fault f)
         break;
     case FAULT_FLIP:
         flip(w);
+        break;
+    case FAULT_ROT:
+        rot(w);
         break;
     case FAULT_COUNT:
         break;

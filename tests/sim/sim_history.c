@@ -506,6 +506,29 @@ static void check_history(struct sim_world *w)
 
 /* ---- the verdict ---- */
 
+/* A flipped bit is found when its row is read: the digests read all of them. What was found must be
+ * rebuilt, and then there is none left. */
+static void see_rebuilt(struct sim_world *w)
+{
+    uint64_t give_up_ns = cluster_now(w->c) + 60 * SEC_NS;
+    char text[300] = "";
+    size_t quiet = 0;
+    while (!world_failed(w) && quiet < 3 && cluster_now(w->c) < give_up_ns) {
+        w->digests += sim_check_digests(w->check);
+        cluster_run_for(w->c, 300 * MS_NS);
+        size_t damaged = 0;
+        for (node_id n = 1; n <= cluster_node_count(w->c); n++) {
+            if (cluster_alive(w->c, n)) {
+                damaged += store_damaged(cluster_store(w->c, n), text, sizeof text);
+            }
+        }
+        quiet = damaged == 0 ? quiet + 1 : 0;
+    }
+    if (!world_failed(w) && quiet < 3) {
+        cluster_fail(w->c, "a damaged replica is not rebuilt 60 s after the last fault: %s", text);
+    }
+}
+
 void sim_finish(struct sim_world *w)
 {
     w->stopping = true;
@@ -520,6 +543,9 @@ void sim_finish(struct sim_world *w)
                      "%zu clients and %zu administrators are not done 60 s after the last fault",
                      w->busy, w->admin_busy);
         leftovers(w, true);
+    }
+    if (!world_failed(w) && w->rotten != 0) {
+        see_rebuilt(w);
     }
     if (!world_failed(w)) {
         resolve_unknown(w);

@@ -113,6 +113,7 @@ enum fault {
     FAULT_EIO,     /* a sync fails */
     FAULT_NO_ROOM, /* a disk is full for a while */
     FAULT_FLIP,    /* a bit of a killed node's log */
+    FAULT_ROT,     /* bits of rows in a node's range files, always the same node's */
     FAULT_COUNT,
 };
 
@@ -154,6 +155,8 @@ struct sim_world {
     size_t digests;
     bool untimed; /* an outcome stayed without a timestamp: no exact replay */
     size_t fault_counts[FAULT_COUNT];
+    node_id rotten;
+    size_t rots; /* bits flipped */
     struct restart restarts[SIM_NODES_MAX + 1];
 };
 
