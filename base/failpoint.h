@@ -51,6 +51,9 @@
     FAILPOINT_LOG(X, RESOLVED, "resolved")                                                         \
     FAILPOINT_LOG(X, MAINTAIN, "maintain")                                                         \
     FAILPOINT_LOG(X, SPLIT, "split")                                                               \
+    FAILPOINT_LOG(X, CONF, "conf")                                                                 \
+    FAILPOINT_LOG(X, GONE, "gone")                                                                 \
+    FAILPOINT_LOG(X, DAMAGED, "damaged")                                                           \
     FAILPOINT_LOG(X, HARD_STATE, "hard_state")                                                     \
     FAILPOINT_LOG(X, FILE, "file")                                                                 \
     FAILPOINT_LOG(X, PEER_STORE, "peer_store")
@@ -68,6 +71,11 @@
     FAILPOINT_MSG(X, VALIDATE_ANSWER, "validate_answer")                                           \
     FAILPOINT_MSG(X, STATUS_ANSWER, "status_answer")                                               \
     FAILPOINT_MSG(X, SPLIT_ANSWER, "split_answer")                                                 \
+    FAILPOINT_MSG(X, MEMBERS, "members")                                                           \
+    FAILPOINT_MSG(X, MEMBERS_ANSWER, "members_answer")                                             \
+    FAILPOINT_MSG(X, PROBE, "probe")                                                               \
+    FAILPOINT_MSG(X, GONE, "gone")                                                                 \
+    FAILPOINT_MSG(X, REBUILD, "rebuild")                                                           \
     FAILPOINT_MSG(X, TXN_VOTE, "txn_vote")                                                         \
     FAILPOINT_MSG(X, OUTCOME, "outcome")                                                           \
     FAILPOINT_MSG(X, OUTCOME_ACK, "outcome_ack")                                                   \
@@ -119,6 +127,8 @@
     X(ENGINE_SPLIT_DONE, "engine.split.done", false, "the right side's file is complete")          \
     X(ENGINE_REMOVE, "engine.remove.begin", false, "before files of a range are removed")          \
     X(ENGINE_REMOVED, "engine.remove.done", false, "files of a range are removed")                 \
+    X(ENGINE_ASIDE, "engine.aside.begin", false, "before a damaged file is set aside")             \
+    X(ENGINE_ASIDE_DONE, "engine.aside.done", false, "a damaged file is set aside, not synced")    \
     X(SNAPSHOT_OPEN, "snapshot.open", true, "before a snapshot's content is pinned")               \
     X(SNAPSHOT_READ, "snapshot.read", true, "before a chunk is read")                              \
     X(SNAPSHOT_BEGIN, "snapshot.begin", true, "before the file of a received one is made")         \

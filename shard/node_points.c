@@ -50,6 +50,8 @@ uint64_t node_points_entry(uint8_t type)
         return log_bit(FP_LOG_MAINTAIN_SUBMIT);
     case CMD_SPLIT:
         return log_bit(FP_LOG_SPLIT_SUBMIT);
+    case RAFT_ENTRY_CONF:
+        return log_bit(FP_LOG_CONF_SUBMIT);
     default:
         return 0;
     }
@@ -62,6 +64,10 @@ uint64_t node_points_sticky(uint8_t kind)
         return log_bit(FP_LOG_HARD_STATE_SUBMIT);
     case STICKY_FILE:
         return log_bit(FP_LOG_FILE_SUBMIT);
+    case STICKY_GONE:
+        return log_bit(FP_LOG_GONE_SUBMIT);
+    case STICKY_DAMAGED:
+        return log_bit(FP_LOG_DAMAGED_SUBMIT);
     default:
         return 0;
     }
@@ -89,6 +95,8 @@ static uint64_t request_bit(uint8_t op)
         return msg_bit(FP_MSG_STATUS_SEND);
     case OP_SPLIT:
         return msg_bit(FP_MSG_SPLIT_SEND);
+    case OP_MEMBERS:
+        return msg_bit(FP_MSG_MEMBERS_SEND);
     default:
         return 0;
     }
@@ -107,6 +115,8 @@ static uint64_t response_bit(uint8_t op)
         return msg_bit(FP_MSG_STATUS_ANSWER_SEND);
     case OP_SPLIT:
         return msg_bit(FP_MSG_SPLIT_ANSWER_SEND);
+    case OP_MEMBERS:
+        return msg_bit(FP_MSG_MEMBERS_ANSWER_SEND);
     default:
         return 0;
     }
@@ -164,6 +174,12 @@ static uint64_t message_bit(uint8_t kind, struct slice body)
         return msg_bit(FP_MSG_TXN_QUERY_SEND);
     case MSG_WOUND:
         return msg_bit(FP_MSG_WOUND_SEND);
+    case MSG_PROBE:
+        return msg_bit(FP_MSG_PROBE_SEND);
+    case MSG_GONE:
+        return msg_bit(FP_MSG_GONE_SEND);
+    case MSG_REBUILD:
+        return msg_bit(FP_MSG_REBUILD_SEND);
     default:
         return 0;
     }

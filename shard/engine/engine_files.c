@@ -122,7 +122,9 @@ span_status engine_set_aside(const struct engine_options *opt, struct span_error
                                    opt->generation, suffix[i]);
         char *to = span_asprintf("%s/%sr%" PRIu64 ".g%" PRIu64 ".db%s", opt->dir, aside_prefix,
                                  opt->range_id, opt->generation, suffix[i]);
+        FAILPOINT_MARK(ENGINE_ASIDE);
         if (rename(from, to) == 0) {
+            FAILPOINT_MARK(ENGINE_ASIDE_DONE);
             any = true;
         } else if (errno != ENOENT) {
             st = span_fail(err, SPAN_IO, "%s: can not be set aside: %s", from,
