@@ -27,12 +27,15 @@ static const struct config_option node_options[] = {
 static const struct command_help node_help = {
     .usage = "spanlite node status|ls [flags]\n"
              "       spanlite node add NODE URL [flags]\n"
+             "       spanlite node move-address NODE URL [flags]\n"
              "       spanlite node drain|activate NODE [flags]\n"
              "       spanlite node decommission NODE [flags]",
     .about =
         "status, ls    the nodes as the node that answers sees them\n"
         "add           tell the cluster of a new node and its peer address; start it with\n"
         "              'spanlite start --join' and every node in --peers; it is given replicas\n"
+        "move-address  a node that is there is reached at another peer address from now on;\n"
+        "              counts from the next start of the others\n"
         "drain         the node leads nothing as long as another can; its replicas stay\n"
         "activate      ends drain or decommission\n"
         "decommission  move the node's replicas to other nodes, then take it out; the node\n"
@@ -85,16 +88,16 @@ static int run_set(struct config *c, const char *name, const char *value)
     return code;
 }
 
-static int run_add(struct config *c)
+static int run_address(struct config *c, const char *setting)
 {
     char *value;
     int code;
 
     if (config_arg_count(c) != 3 || !is_number(config_arg(c, 1))) {
-        return usage("add needs a node number and its peer address");
+        return usage("add and move-address need a node number and its peer address");
     }
     value = span_asprintf("%s=%s", config_arg(c, 1), config_arg(c, 2));
-    code = run_set(c, "node.add", value);
+    code = run_set(c, setting, value);
     span_free(value);
     return code;
 }
@@ -233,7 +236,8 @@ static int run_decommission(struct config *c)
 
 int cmd_node_main(int argc, char **argv)
 {
-    static const char *const verbs[] = {"status", "ls", "add", "drain", "activate", "decommission"};
+    static const char *const verbs[] = {"status",   "ls",           "add",         "drain",
+                                        "activate", "decommission", "move-address"};
     struct config *c = config_new(node_options, node_help.option_count);
     int code = command_parse(&node_help, c, argc, argv, 3);
     const char *verb = config_arg(c, 0);
@@ -248,13 +252,15 @@ int cmd_node_main(int argc, char **argv)
                 : sql_client_run("node", c, "SHOW NODES",
                                  "node state sql_address http_address ranges leads clock uptime_s");
     } else if (verb != NULL && strcmp(verb, "add") == 0) {
-        code = run_add(c);
+        code = run_address(c, "node.add");
+    } else if (verb != NULL && strcmp(verb, "move-address") == 0) {
+        code = run_address(c, "node.address");
     } else if (verb != NULL && (strcmp(verb, "drain") == 0 || strcmp(verb, "activate") == 0)) {
         code = run_state(c, verb);
     } else if (verb != NULL && strcmp(verb, "decommission") == 0) {
         code = run_decommission(c);
     } else {
-        code = command_fail_verb("node", verb, verbs, 6);
+        code = command_fail_verb("node", verb, verbs, 7);
     }
 done:
     config_free(c);

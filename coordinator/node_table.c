@@ -86,23 +86,69 @@ static span_status parse_id(const char *value, const char **rest, node_id *out,
 {
     char *end = NULL;
     unsigned long id = value[0] >= '0' && value[0] <= '9' ? strtoul(value, &end, 10) : 0;
-    if (id == 0 || id > LIMIT_PEERS) {
+    if (end == NULL) {
         return span_fail(err, SPAN_INVALID, "'%.60s' does not begin with a node's number", value);
+    }
+    if (id == 0 || id > LIMIT_PEERS) {
+        return span_fail(err, SPAN_INVALID, "there is no node %.*s: numbers are 1 to %d",
+                         (int)(end - value > 20 ? 20 : end - value), value, LIMIT_PEERS);
     }
     *out = (node_id)id;
     *rest = end;
     return SPAN_OK;
 }
 
-static span_status change_add(struct node_table *t, const char *value, struct span_error *err)
+/* A new node, or (moves) another address of one that is there: nobody takes a number that is in use
+ * by mistake, and its node away from the others with it. */
+static span_status change_address(struct node_table *t, bool moves, const char *value,
+                                  struct span_error *err)
 {
     const char *rest;
     node_id id;
     span_status st = parse_id(value, &rest, &id, err);
-    if (st == SPAN_OK && *rest != '=') {
+    if (st != SPAN_OK) {
+        return st;
+    }
+    if (*rest != '=') {
         return span_fail(err, SPAN_INVALID, "'%.60s' is not NUMBER=URL", value);
     }
-    return st == SPAN_OK ? node_table_add(t, id, rest + 1, err) : st;
+    const char *url = rest + 1;
+    const struct node_entry *e = node_table_find(t, id);
+    if (moves && e == NULL) {
+        return span_fail(err, SPAN_NOT_FOUND, "there is no node %u", id);
+    }
+    if (!moves && e != NULL && strcmp(e->url, url) != 0) {
+        return span_fail(
+            err, SPAN_EXISTS,
+            "number %u is taken by the node at %s: choose a number no node has had, or "
+            "give that node another address with 'spanlite node move-address'",
+            id, e->url);
+    }
+    for (size_t i = 0; i < t->count; i++) {
+        if (t->nodes[i].node != id && strcmp(t->nodes[i].url, url) == 0) {
+            return span_fail(err, SPAN_EXISTS, "%.100s is the address of node %u", url,
+                             t->nodes[i].node);
+        }
+    }
+    return node_table_add(t, id, url, err);
+}
+
+/* Those that stay are to hold every replica that there is to be. */
+static span_status check_enough_stay(const struct node_table *t, const struct node_entry *goes,
+                                     struct span_error *err)
+{
+    size_t stay = 0;
+    for (size_t i = 0; i < t->count; i++) {
+        stay += t->nodes[i].state != STORE_NODE_LEAVING && &t->nodes[i] != goes ? 1 : 0;
+    }
+    if (goes->state == STORE_NODE_LEAVING || stay >= t->replicas) {
+        return SPAN_OK;
+    }
+    return span_fail(
+        err, SPAN_INVALID,
+        "node %u can not leave: %zu node%s would stay for %u replicas of every range; "
+        "add a node first ('spanlite node add'), or SET CLUSTER cluster.replicas = %zu",
+        goes->node, stay, stay == 1 ? "" : "s", t->replicas, stay);
 }
 
 static span_status take_out(struct node_table *t, const struct node_entry *e,
@@ -146,6 +192,10 @@ static span_status change_state(struct node_table *t, const char *name, const ch
     if (to != STORE_NODE_ACTIVE && others == 0) {
         return span_fail(err, SPAN_INVALID, "node %u is the last active one", id);
     }
+    st = to == STORE_NODE_LEAVING ? check_enough_stay(t, e, err) : SPAN_OK;
+    if (st != SPAN_OK) {
+        return st;
+    }
     e->state = to;
     return SPAN_OK;
 }
@@ -164,8 +214,9 @@ static span_status change_replicas(struct node_table *t, const char *value, stru
 
 bool node_table_is_change(const char *name)
 {
-    static const char *const names[] = {"node.add",          "node.activate", "node.drain",
-                                        "node.decommission", "node.remove",   "cluster.replicas"};
+    static const char *const names[] = {"node.add",        "node.address",      "node.activate",
+                                        "node.drain",      "node.decommission", "node.remove",
+                                        "cluster.replicas"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (strcmp(names[i], name) == 0) {
             return true;
@@ -177,7 +228,8 @@ bool node_table_is_change(const char *name)
 span_status node_table_change(struct node_table *t, const char *name, const char *value,
                               struct span_error *err)
 {
-    span_status st = strcmp(name, "node.add") == 0           ? change_add(t, value, err)
+    span_status st = strcmp(name, "node.add") == 0           ? change_address(t, false, value, err)
+                     : strcmp(name, "node.address") == 0     ? change_address(t, true, value, err)
                      : strcmp(name, "cluster.replicas") == 0 ? change_replicas(t, value, err)
                                                              : change_state(t, name, value, err);
     t->version += st == SPAN_OK ? 1 : 0;

@@ -34,14 +34,15 @@ SPAN_CHECKED span_status node_table_add(struct node_table *t, node_id node, cons
                                         struct span_error *err);
 /* One change, named as a cluster setting is; the version rises.
  *
- *   node.add           "4=tcp://host:port": a new node; or a new address of one that is there
+ *   node.add           "4=tcp://host:port": a new node; its number is nobody's
+ *   node.address       "4=tcp://host:port": a new address of one that is there
  *   node.activate      "3": takes part again
  *   node.drain         "3": leads nothing
- *   node.decommission  "3": its replicas move away
+ *   node.decommission  "3": its replicas move away; enough nodes for cluster.replicas must stay
  *   node.remove        "3": gone from the table; only after decommission
  *   cluster.replicas   "5"
  *
- * INVALID or NOT_FOUND say what is wrong with it. */
+ * INVALID, EXISTS or NOT_FOUND say what is wrong with it. */
 SPAN_CHECKED span_status node_table_change(struct node_table *t, const char *name,
                                            const char *value, struct span_error *err);
 bool node_table_is_change(const char *name); /* one of the names above */

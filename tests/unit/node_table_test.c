@@ -5,6 +5,7 @@
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -68,10 +69,44 @@ Test(node_table, changes_raise_the_version_and_refusals_do_not)
 Test(node_table, the_last_active_node_stays)
 {
     struct node_table t = three();
+    t.replicas = 1;
     cr_assert_eq(change(&t, "node.decommission", "1"), SPAN_OK);
     cr_assert_eq(change(&t, "node.drain", "2"), SPAN_OK);
     cr_assert_eq(change(&t, "node.drain", "3"), SPAN_INVALID);
     cr_assert_eq(change(&t, "node.decommission", "3"), SPAN_INVALID);
+}
+
+Test(node_table, a_number_in_use_is_not_given_away)
+{
+    struct node_table t = three();
+    struct span_error err;
+    cr_assert_eq(node_table_change(&t, "node.add", "3=tcp://other:3", &err), SPAN_EXISTS);
+    cr_assert_not_null(strstr(err.text, "tcp://h:3"), "%s", err.text);
+    cr_assert_str_eq(node_table_find(&t, 3)->url, "tcp://h:3");
+    cr_assert_eq(change(&t, "node.add", "3=tcp://h:3"), SPAN_OK); /* the same again */
+    cr_assert_eq(change(&t, "node.add", "4=tcp://h:3"), SPAN_EXISTS);
+    cr_assert_eq(change(&t, "node.address", "4=tcp://h:4"), SPAN_NOT_FOUND);
+    cr_assert_eq(change(&t, "node.address", "3=tcp://h:2"), SPAN_EXISTS);
+    cr_assert_eq(change(&t, "node.address", "3=tcp://other:3"), SPAN_OK);
+    cr_assert_str_eq(node_table_find(&t, 3)->url, "tcp://other:3");
+    cr_assert_eq(node_table_change(&t, "node.drain", "99", &err), SPAN_INVALID);
+    cr_assert_not_null(strstr(err.text, "there is no node 99"), "%s", err.text);
+}
+
+Test(node_table, who_leaves_leaves_enough_nodes_for_the_replicas)
+{
+    struct node_table t = three();
+    struct span_error err;
+    cr_assert_eq(node_table_change(&t, "node.decommission", "3", &err), SPAN_INVALID);
+    cr_assert_not_null(strstr(err.text, "add a node first"), "%s", err.text);
+    cr_assert_eq(node_table_find(&t, 3)->state, STORE_NODE_ACTIVE);
+    cr_assert_eq(change(&t, "cluster.replicas", "2"), SPAN_OK);
+    cr_assert_eq(change(&t, "node.decommission", "3"), SPAN_OK);
+    cr_assert_eq(change(&t, "cluster.replicas", "3"), SPAN_OK);
+    cr_assert_eq(change(&t, "node.decommission", "3"), SPAN_OK); /* goes on */
+    cr_assert_eq(change(&t, "node.add", "4=tcp://h:4"), SPAN_OK);
+    cr_assert_eq(change(&t, "node.add", "5=tcp://h:5"), SPAN_OK);
+    cr_assert_eq(change(&t, "node.decommission", "1"), SPAN_OK);
 }
 
 Test(node_table, text_comes_back_and_damaged_text_is_refused)
