@@ -134,6 +134,8 @@ struct gateway_op {
             range_id range;
             node_id add; /* either may be 0 */
             node_id remove;
+            bool
+                wish; /* somebody's words: what makes no sense is refused before anything is done */
         } move;
 
         struct {

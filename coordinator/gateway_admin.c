@@ -476,13 +476,15 @@ void admin_transfer(struct gateway *g, const struct tt_now *now, struct gateway_
     transfer_send(j, now);
 }
 
-/* ---- members of one range ---- */
+/* ---- members of one range: the leader is asked if the change makes sense, then to make it. The
+ * change itself is lenient: its answer may be lost, and the router sends it again. ---- */
 
 static void move_build(struct route_request *rr, struct range_request *q)
 {
     const struct job *j = LIST_ENTRY(rr, struct job, rr);
     q->op = OP_MEMBERS;
-    q->new_range = RANGE_MEMBERS(j->op->u.move.add, j->op->u.move.remove);
+    q->new_range = RANGE_MEMBERS(j->op->u.move.add, j->op->u.move.remove) |
+                   (j->checked ? 0 : RANGE_MEMBERS_CHECK);
 }
 
 static void move_send(struct job *j, const struct tt_now *now);
@@ -494,8 +496,13 @@ static void move_done(struct route_request *rr, const struct tt_now *now, span_s
     if (resp != NULL) {
         router_learn(j->g->router, now, resp->descriptors, resp->descriptor_count, false);
     }
-    if (st == SPAN_OK) {
+    if (st == SPAN_OK && j->checked) {
         job_end(j, now, SPAN_OK, NULL);
+        return;
+    }
+    if (st == SPAN_OK) {
+        j->checked = true;
+        move_send(j, now);
         return;
     }
     if (resp != NULL && span_status_kind(st) == SPAN_KIND_RETRY && now->mono_ns < j->deadline_ns) {
@@ -533,20 +540,34 @@ static bool is_node(const struct gateway *g, node_id node)
     return found;
 }
 
+static bool is_member(const struct dir_range *d, node_id node)
+{
+    bool found = false;
+    for (size_t i = 0; i < d->member_count; i++) {
+        found = found || d->members[i] == node;
+    }
+    return found;
+}
+
 void admin_move(struct gateway *g, const struct tt_now *now, struct gateway_op *op)
 {
     struct span_error err = {0};
-    if (directory_by_id(&g->dir, op->u.move.range) == NULL) {
+    const struct dir_range *d = directory_by_id(&g->dir, op->u.move.range);
+    if (d == NULL) {
         (void)span_fail(&err, SPAN_NOT_FOUND, "there is no range %llu",
                         (unsigned long long)op->u.move.range);
     } else if (!is_node(g, op->u.move.add)) {
         (void)span_fail(&err, SPAN_NOT_FOUND, "there is no node %u", op->u.move.add);
+    } else if (op->u.move.wish && !is_node(g, op->u.move.remove) &&
+               !is_member(d, op->u.move.remove)) {
+        (void)span_fail(&err, SPAN_NOT_FOUND, "there is no node %u", op->u.move.remove);
     }
     if (err.code != SPAN_OK) {
         op_complete(g, op, err.code, &err);
         return;
     }
     struct job *j = job_new(g, JOB_MOVE, op, op->deadline_ns);
+    j->checked = !op->u.move.wish;
     move_send(j, now);
 }
 

@@ -52,6 +52,7 @@ struct job {
     struct id_wait ids;
     struct counter *counter;
     uint64_t id;   /* split: the new range's */
+    bool checked;  /* move: the leader has nothing against it */
     uint64_t base; /* refill: the block on its way */
     uint64_t size;
     uint64_t backoff_ns;

@@ -366,6 +366,74 @@ static void sort_rows(const struct kv_table *t, bool one_each, struct kv_table *
     span_free(at);
 }
 
+static char *hex_of(struct arena *a, struct slice s)
+{
+    char *text = arena_alloc(a, s.size * 2 + 1);
+    for (size_t i = 0; i < s.size; i++) {
+        (void)snprintf(text + 2 * i, 3, "%02x", s.data[i]);
+    }
+    return text;
+}
+
+/* Somebody has a replica of the range, or of one that covers its start by now (the directory is a
+ * cache, and a range in it may have become part of another). */
+static bool is_reported(const struct kv_table *t, uint64_t range, const char *start)
+{
+    int from = column_of(t, "start_key");
+    int to = column_of(t, "end_key");
+    for (size_t i = 0; i < t->rows; i++) {
+        char **row = &t->cells[i * t->columns];
+        bool covers = from >= 0 && to >= 0 && row[from] != NULL && strcmp(row[from], start) <= 0 &&
+                      (row[to] == NULL || strcmp(start, row[to]) < 0);
+        if (covers || number(row[0]) == range) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void set_cell(const struct kv_table *t, const char **row, const char *name, const char *text)
+{
+    int at = column_of(t, name);
+    if (at >= 0) {
+        row[at] = text;
+    }
+}
+
+/* Ranges of which no node that answered has a replica: from the directory, without a leader. They
+ * are the ones that somebody who asks is most in need of. */
+static void add_silent_ranges(struct gateway *g, struct kv_table *t)
+{
+    struct arena a = {0};
+    size_t count = column_of(t, "range_id") == 0 ? g->dir.count : 0;
+    for (size_t i = 0; i < count; i++) {
+        const struct dir_range *d = g->dir.ranges[i];
+        const char *row[SHOW_COLUMNS_MAX] = {0};
+        const char *start = hex_of(&a, buf_slice(&d->start));
+        char id[24];
+        char generation[24];
+        char members[LIMIT_REPLICAS * 12] = "";
+        size_t n = 0;
+        if (is_reported(t, d->range, start)) {
+            continue;
+        }
+        for (size_t k = 0; k < d->member_count; k++) {
+            n += (size_t)snprintf(members + n, sizeof members - n, k == 0 ? "%u" : ",%u",
+                                  d->members[k]);
+        }
+        (void)snprintf(id, sizeof id, "%llu", (unsigned long long)d->range);
+        (void)snprintf(generation, sizeof generation, "%llu", (unsigned long long)d->generation);
+        set_cell(t, row, "range_id", id);
+        set_cell(t, row, "generation", generation);
+        set_cell(t, row, "start_key", start);
+        set_cell(t, row, "end_key", d->end.size == 0 ? NULL : hex_of(&a, buf_slice(&d->end)));
+        set_cell(t, row, "replicas", members);
+        set_cell(t, row, "state", "no leader");
+        kv_table_add_row(t, row);
+    }
+    arena_deinit(&a);
+}
+
 static void show_finish(struct job *j, const struct tt_now *now)
 {
     enum kv_show what = j->op->u.show.what;
@@ -376,6 +444,9 @@ static void show_finish(struct job *j, const struct tt_now *now)
     }
     struct buf missing = {0};
     note_missing(j, &missing);
+    if (what == KV_SHOW_RANGES) {
+        add_silent_ranges(j->g, &j->table);
+    }
     if (what == KV_SHOW_RANGES || about_nodes(what)) {
         sort_rows(&j->table, what == KV_SHOW_RANGES, &j->op->u.show.table);
     } else {

@@ -811,6 +811,7 @@ static span_status kv_move_replica(struct kv *kv, uint64_t range, uint32_t add, 
     s->op->g.u.move.range = range;
     s->op->g.u.move.add = add;
     s->op->g.u.move.remove = remove;
+    s->op->g.u.move.wish = true;
     return admin(s, GATEWAY_MOVE, err);
 }
 

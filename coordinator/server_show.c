@@ -37,10 +37,10 @@ static span_status show_ranges(struct server *s, const struct tt_now *now, struc
 {
     static const char *const names[] = {
         "range_id", "generation", "start_key", "end_key",   "leader",       "replicas", "term",
-        "applied",  "last_index", "lease_end", "safe_time", "memory_bytes", "node"};
+        "applied",  "last_index", "lease_end", "safe_time", "memory_bytes", "node",     "state"};
     static const unsigned types[] = {INT8, INT8, TEXT, TEXT, INT8, TEXT, INT8,
-                                     INT8, INT8, INT8, INT8, INT8, INT8};
-    return store_rows(s, now, KV_SHOW_RANGES, 13, names, types, out);
+                                     INT8, INT8, INT8, INT8, INT8, INT8, TEXT};
+    return store_rows(s, now, KV_SHOW_RANGES, 14, names, types, out);
 }
 
 static span_status show_transactions(struct server *s, const struct tt_now *now,

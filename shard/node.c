@@ -120,6 +120,7 @@ struct node {
     _Atomic uint64_t status_broken;
     _Atomic uint64_t status_damaged;
     char damage[NODE_DAMAGE_BYTES]; /* under flush_lock */
+    _Atomic uint64_t status_short;
     atomic_bool draining;
     atomic_bool fatal;
     _Atomic uint64_t status_ranges;
@@ -526,6 +527,7 @@ static void check_disk(struct node *n, const struct tt_now *now)
     n->slow_check_ns = now->mono_ns + SLOW_CHECK_NS;
     atomic_store_explicit(&n->status_broken, store_broken_count(n->store), memory_order_relaxed);
     publish_damage(n);
+    atomic_store_explicit(&n->status_short, store_short_count(n->store, now), memory_order_relaxed);
     bool slow =
         wal_oldest_unsynced_ns(n->wal) > n->cfg.lease_ns || wal_state_get(n->wal) != WAL_RUNNING;
     if (slow) {
@@ -747,6 +749,9 @@ static struct store *make_store(struct node *n)
                .peer_clock = io_peer_clock,
                .to_gateway = io_to_gateway},
     };
+    if (!n->cfg.join) { /* who joins knows when it has the table */
+        sc.replicas = n->cfg.peer_count < LIMIT_REPLICAS ? n->cfg.peer_count : LIMIT_REPLICAS;
+    }
     for (size_t i = 0; i < n->cfg.peer_count; i++) {
         sc.nodes[i] = n->cfg.peers[i].node;
         if (n->cfg.peers[i].node != n->cfg.self) {
@@ -1041,6 +1046,7 @@ void node_status_get(struct node *n, struct node_status *out)
         .wal_state = states[wal_state_get(n->wal)],
         .unfit = atomic_load_explicit(&n->status_unfit, memory_order_relaxed),
         .broken = atomic_load_explicit(&n->status_broken, memory_order_relaxed),
+        .short_of_replicas = atomic_load_explicit(&n->status_short, memory_order_relaxed),
     };
     out->damaged = atomic_load(&n->status_damaged);
     if (out->damaged != 0) {

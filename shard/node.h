@@ -114,6 +114,7 @@ struct node_status {
     size_t broken;                            /* replicas that can not go on from their data */
     size_t damaged;                           /* replicas being rebuilt: their file was damaged */
     char damage[NODE_DAMAGE_BYTES];           /* which, what was found, how far it is: of one */
+    size_t short_of_replicas;                 /* ranges led here: store_short_count */
     char flush_error[NODE_FLUSH_ERROR_BYTES]; /* of a flush in the last seconds; empty: none */
 };
 

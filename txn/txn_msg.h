@@ -58,8 +58,11 @@ enum range_op {
     OP_MEMBERS,  /* change members: new_range = RANGE_MEMBERS(node to add, node to remove) */
 };
 
-/* OP_MEMBERS: either may be 0. */
+/* OP_MEMBERS: either may be 0. With RANGE_MEMBERS_CHECK nothing is changed: the answer says whether
+ * the change makes sense as somebody's wish. The change itself is lenient, so that one whose answer
+ * was lost may be sent again. */
 #define RANGE_MEMBERS(add, remove) ((uint64_t)(add) | ((uint64_t)(remove) << 32))
+#define RANGE_MEMBERS_CHECK        (1ULL << 63)
 
 struct schema_use {
     uint32_t table_id;

@@ -141,18 +141,50 @@ static node_id spare(const struct store *s, const struct tt_now *now, const stru
     return best;
 }
 
-static size_t wanted(const struct store *s, const struct raft_conf *conf)
+/* As many as there are to be; 0: nobody said. */
+static size_t replicas_set(const struct store *s)
 {
-    if (s->nodes.version == 0 || s->nodes.replicas == 0) {
+    return s->nodes.version == 0 ? s->cfg.replicas : s->nodes.replicas;
+}
+
+/* A member lost is replaced also in a cluster whose nodes were never changed and which has no table
+ * therefore: it is to have what it was begun with. */
+size_t store_replicas_wanted(const struct store *s, const struct raft_conf *conf)
+{
+    size_t set = replicas_set(s);
+    if (set == 0) {
         return raft_conf_voters(conf);
     }
-    size_t active = 0;
+    size_t active = s->nodes.version == 0 ? s->cfg.node_count : 0;
     for (size_t i = 0; i < s->nodes.count; i++) {
         active += s->nodes.nodes[i].state != STORE_NODE_LEAVING ? 1 : 0;
     }
-    size_t want = s->nodes.replicas < active ? s->nodes.replicas : active;
+    size_t want = set < active ? set : active;
     want = want > LIMIT_REPLICAS ? LIMIT_REPLICAS : want;
     return want < 1 ? 1 : want;
+}
+
+bool store_range_is_short(const struct store *s, const struct tt_now *now, const struct replica *r)
+{
+    const struct raft_conf *conf = raft_conf(r->raft, NULL);
+    size_t set = replicas_set(s);
+    size_t want = set == 0 ? raft_conf_voters(conf) : set;
+    size_t well = 0;
+    for (size_t i = 0; i < conf->count; i++) {
+        node_id n = conf->members[i].node;
+        well +=
+            conf->members[i].voter && (n == s->cfg.self || store_peer_is_fit(s, now, n)) ? 1 : 0;
+    }
+    return r->leading && well < want;
+}
+
+size_t store_short_count(const struct store *s, const struct tt_now *now)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < s->by_key_count; i++) {
+        n += store_range_is_short(s, now, s->by_key[i]) ? 1 : 0;
+    }
+    return n;
 }
 
 /* What is to change in this range. False: nothing. */
@@ -162,7 +194,7 @@ static bool decide(const struct store *s, const struct tt_now *now, const struct
     *add = 0;
     *remove = 0;
     size_t voters = raft_conf_voters(conf);
-    size_t want = wanted(s, conf);
+    size_t want = store_replicas_wanted(s, conf);
     node_id goes = 0;
     for (size_t i = 0; i < conf->count; i++) {
         node_id n = conf->members[i].node;

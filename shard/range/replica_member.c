@@ -21,6 +21,8 @@
 #include "base/planted.h"
 #include "shard/range/store_impl.h"
 
+#include <stdio.h>
+
 #define MEMBER_PATIENCE_NS (60 * SEC_NS)
 #define CAUGHT_UP_ENTRIES  256
 #define ANSWERED_NS        (500 * MS_NS)
@@ -194,13 +196,72 @@ bool replica_member_start(struct replica *r, const struct tt_now *now, node_id a
     return true;
 }
 
+/* "1, 2, 3": the voters. */
+static void print_voters(const struct raft_conf *conf, char *out, size_t size)
+{
+    size_t n = 0;
+    out[0] = '\0';
+    for (size_t i = 0; i < conf->count && n < size; i++) {
+        if (conf->members[i].voter) {
+            n += (size_t)snprintf(out + n, size - n, "%s%u", n > 0 ? ", " : "",
+                                  conf->members[i].node);
+        }
+    }
+}
+
+/* Why somebody who asks for this change can not mean it; false: nothing is wrong with it. */
+static bool makes_no_sense(const struct replica *r, node_id add, node_id remove, char *why,
+                           size_t size)
+{
+    const struct raft_conf *conf = raft_conf(r->raft, NULL);
+    size_t want = store_replicas_wanted(r->store, conf);
+    size_t voters = raft_conf_voters(conf);
+    char list[64];
+    print_voters(conf, list, sizeof list);
+    if (add != 0 && raft_conf_is_voter(conf, add)) {
+        (void)snprintf(
+            why, size,
+            "node %u has a replica of it already (it is on nodes %s): choose a node that "
+            "has none",
+            add, list);
+    } else if (remove != 0 && !raft_conf_has(conf, remove)) {
+        (void)snprintf(why, size,
+                       "node %u has no replica of it: choose one of the nodes that have, %s",
+                       remove, list);
+    } else if (add == 0 && voters <= 1 && raft_conf_is_voter(conf, remove)) {
+        (void)snprintf(why, size,
+                       "it is the last one: add a replica on another node first, or move it");
+    } else if (add == 0 && raft_conf_is_voter(conf, remove) && voters - 1 < want / 2 + 1) {
+        (void)snprintf(why, size,
+                       "%zu would be left, less than a majority of the %zu there are to be: add a "
+                       "replica elsewhere first, or SET CLUSTER cluster.replicas lower",
+                       voters - 1, want);
+    } else {
+        return false;
+    }
+    return true;
+}
+
 void replica_op_members(struct replica *r, const struct tt_now *now, struct slice body,
                         const struct range_request *q)
 {
-    node_id add = (node_id)(q->new_range & UINT32_MAX);
-    node_id remove = (node_id)(q->new_range >> 32);
+    bool check = (q->new_range & RANGE_MEMBERS_CHECK) != 0;
+    uint64_t nodes = q->new_range & ~RANGE_MEMBERS_CHECK;
+    node_id add = (node_id)(nodes & UINT32_MAX);
+    node_id remove = (node_id)(nodes >> 32);
     if (add == remove || add > LIMIT_PEERS || remove > LIMIT_PEERS) {
         replica_refuse(r, q, SPAN_INVALID, "a change of members names a node to add or to remove");
+        return;
+    }
+    if (check) {
+        char why[200];
+        bool begun = replica_member_busy(r) && r->member_add == add && r->member_remove == remove;
+        struct range_response resp = {.status = SPAN_OK};
+        if (!begun && makes_no_sense(r, add, remove, why, sizeof why)) {
+            replica_refuse(r, q, SPAN_INVALID, why);
+        } else {
+            replica_respond(r, q, &resp);
+        }
         return;
     }
     if (r->split_key.size > 0 || r->transfer_to != 0) {

@@ -99,7 +99,8 @@ struct store_config {
     const char *dir; /* of the engine files */
     const char *vfs; /* SQLite VFS; NULL: the default */
     uint64_t seed;
-    bool fresh; /* the store was created just now: nothing was ever promised (B3) */
+    size_t replicas; /* of a range while there is no node table; 0: what it has */
+    bool fresh;      /* the store was created just now: nothing was ever promised (B3) */
     bool unsafe_skip_commit_wait; /* only read by SHOW */
     struct metrics *metrics;      /* may be NULL */
     struct store_io io;
@@ -170,6 +171,8 @@ uint64_t store_nodes_version_heard(const struct store *s);
  */
 void store_drain(struct store *s, const struct tt_now *now);
 size_t store_leader_count(const struct store *s);
+/* Ranges led here with fewer members that answer than there are to be (cluster.replicas). */
+size_t store_short_count(const struct store *s, const struct tt_now *now);
 size_t store_broken_count(const struct store *s); /* replicas that are out for damaged data */
 /* Replicas whose file was found damaged and that wait for their leader's snapshot; what is to be
  * said of the first one goes to text (empty: none). */

@@ -143,6 +143,10 @@ void store_autosplit(struct store *s, const struct tt_now *now);
 
 /* placement.c */
 void store_placement(struct store *s, const struct tt_now *now);
+/* How many voters placement gives a range with these members. */
+size_t store_replicas_wanted(const struct store *s, const struct raft_conf *conf);
+/* Led here, and fewer members answer than there are to be. */
+bool store_range_is_short(const struct store *s, const struct tt_now *now, const struct replica *r);
 /* Replicas that hear no leader ask whether they are still in. */
 void store_probes(struct store *s, const struct tt_now *now);
 bool store_node_is_active(const struct store *s, node_id node);

@@ -108,8 +108,17 @@ static void add_ts(struct rows *r, struct tt_ts ts)
     }
 }
 
+static const char *range_state(const struct store *s, const struct tt_now *now,
+                               const struct replica *r)
+{
+    return r->broken                         ? "damaged"
+           : raft_leader(r->raft) == 0       ? "no leader"
+           : store_range_is_short(s, now, r) ? "under-replicated"
+                                             : "ok";
+}
+
 /* range_id, generation, start_key (hex), end_key (hex, NULL: none), leader, replicas, term,
- * applied_index, last_index, lease_end, safe_time, memory_bytes, reporter, is_leader */
+ * applied_index, last_index, lease_end, safe_time, memory_bytes, reporter, state */
 static void show_ranges(const struct store *s, const struct tt_now *now, struct rows *out)
 {
     for (size_t i = 0; i < s->by_key_count; i++) {
@@ -141,7 +150,7 @@ static void show_ranges(const struct store *s, const struct tt_now *now, struct 
         add_ts(out, readable_ts(r, now));
         add_number(out, r->engine == NULL ? 0 : engine_memory_bytes(r->engine));
         add_number(out, s->cfg.self);
-        add_number(out, r->leading ? 1 : 0);
+        add_text(out, range_state(s, now, r));
     }
 }
 

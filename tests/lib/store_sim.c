@@ -137,6 +137,7 @@ static void make_store(struct sim_node *n, bool fresh)
         .dir = n->dir,
         .seed = rng_u64(&s->rng),
         .fresh = fresh,
+        .replicas = n->sim->founders == 0 ? n->sim->replicas : 0,
         .io = {.ctx = n,
                .send = io_send,
                .entry = io_entry,

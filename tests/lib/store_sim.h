@@ -51,7 +51,7 @@ struct sim {
     struct sim_node nodes[SIM_NODES + 1]; /* 1-based */
     size_t node_count;
     size_t founders;   /* 0: all nodes; else these begin the cluster and the others join it */
-    uint32_t replicas; /* of the node table, with founders */
+    uint32_t replicas; /* of the node table, with founders; else of the stores made from now on */
     enum store_node_state states[SIM_NODES + 1]; /* of the node table, with founders */
     uint64_t nodes_version;
     struct heap events;

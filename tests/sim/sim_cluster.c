@@ -420,18 +420,17 @@ static void io_to_gateway(void *ctx, const struct tt_now *now, node_id from, uin
     gateway_message(n->gateway, now, from, kind, body);
 }
 
-/* One row: the node's number. */
+/* One row: the node's number; of the ranges, range 1 and no other. */
 static span_status host_show(void *ctx, const struct tt_now *now, enum kv_show what,
                              struct kv_table *out, struct span_error *err)
 {
-    static const char *const names[] = {"node", "state"};
+    const char *const names[] = {what == KV_SHOW_RANGES ? "range_id" : "node", "state"};
     const struct node *n = ctx;
     char id[16];
     const char *row[] = {id, "here"};
     (void)now;
-    (void)what;
     (void)err;
-    (void)snprintf(id, sizeof(id), "%u", n->id);
+    (void)snprintf(id, sizeof(id), "%u", what == KV_SHOW_RANGES ? 1 : n->id);
     kv_table_init(out, 2, names, NULL);
     kv_table_add_row(out, row);
     return SPAN_OK;

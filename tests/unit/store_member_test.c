@@ -182,6 +182,15 @@ static uint16_t change(struct world *w, range_id range, node_id add, node_id rem
     return ask(w, q);
 }
 
+/* Would the leader make this change if somebody asked for it? */
+static uint16_t wish(struct world *w, range_id range, node_id add, node_id remove)
+{
+    struct range_request q = {.op = OP_MEMBERS,
+                              .range = range,
+                              .new_range = RANGE_MEMBERS(add, remove) | RANGE_MEMBERS_CHECK};
+    return ask(w, q);
+}
+
 static void check_members(struct world *w, range_id range, const char *expected)
 {
     struct range_descriptor d;
@@ -369,6 +378,55 @@ Test(store_member, what_makes_no_sense_is_refused)
     cr_assert_eq(change(w, 2, 0, leader_of(w, 2)), SPAN_INVALID); /* the last one */
     put(w, 2, 10, "alone");
     check_value(w, 2, 10, "alone");
+    world_free(w);
+}
+
+Test(store_member, a_wish_that_would_shrink_a_range_or_do_nothing_is_refused)
+{
+    struct world *w = begin(10);
+    w->sim.replicas = 3;
+    sim_nodes_changed(&w->sim);
+    cr_assert_eq(wish(w, 2, 2, 1), SPAN_INVALID); /* 2 has one: it would only lose the one on 1 */
+    cr_assert_eq(wish(w, 2, 2, 0), SPAN_INVALID);
+    cr_assert_eq(wish(w, 2, 4, 9), SPAN_INVALID); /* 9 has none: it would only add */
+    cr_assert_eq(wish(w, 2, 0, 4), SPAN_INVALID);
+    cr_assert_eq(wish(w, 2, 4, 1), SPAN_OK);
+    cr_assert_eq(wish(w, 2, 4, 0), SPAN_OK);
+    cr_assert_eq(wish(w, 2, 0, 1), SPAN_OK); /* a majority of three is left */
+    sim_run_for(&w->sim, SEC_NS);
+    check_members(w, 2, "123"); /* asking changes nothing */
+    node_id first = leader_of(w, 2) == 1 ? 2 : 1;
+    cr_assert_eq(change(w, 2, 0, first), SPAN_OK);
+    cr_assert_eq(wish(w, 2, 0, leader_of(w, 2)), SPAN_INVALID);
+    world_free(w);
+}
+
+/* Before anybody changed the nodes there is no table; what is missing is made good all the same. */
+Test(store_member, a_range_that_lost_a_member_gets_one_without_a_node_table)
+{
+    struct world *w = SPAN_NEW(struct world);
+    sim_init(&w->sim, 11, 3);
+    w->sim.replicas = 3;
+    w->sim.on_gateway = on_gateway;
+    w->sim.filter = filter;
+    w->sim.ctx = w;
+    sim_boot(&w->sim);
+    cr_assert(sim_run_until(&w->sim, leads, w, 10 * SEC_NS));
+    put(w, 2, 10, "a");
+    node_id first = leader_of(w, 2) == 1 ? 2 : 1;
+    cr_assert_eq(change(w, 2, 0, first), SPAN_OK);
+    sim_run_for(&w->sim, 20 * SEC_NS);
+    check_members(w, 2, "123");
+    /* A member that is down is counted as missing, but keeps its place. */
+    node_id leader = leader_of(w, 2);
+    struct tt_now now = sim_clock(&w->sim.nodes[leader]);
+    cr_assert_eq(store_short_count(w->sim.nodes[leader].store, &now), 0);
+    sim_crash(&w->sim, leader == 1 ? 2 : 1);
+    sim_run_for(&w->sim, 5 * SEC_NS);
+    leader = leader_of(w, 2);
+    now = sim_clock(&w->sim.nodes[leader]);
+    cr_assert_gt(store_short_count(w->sim.nodes[leader].store, &now), 0);
+    check_members(w, 2, "123");
     world_free(w);
 }
 
