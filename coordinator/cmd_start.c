@@ -87,6 +87,7 @@ static const struct config_option start_options[] = {
      .kind = CONFIG_DURATION,
      .arg = "TIME",
      .preset = "1ms",
+     .min = 1, /* as SET CLUSTER has it: no clock is exact */
      .max = (int64_t)EPSILON_NS_MAX,
      .help = "clock uncertainty at start; SET CLUSTER truetime.epsilon changes it later"},
     {.name = "clock-offset",

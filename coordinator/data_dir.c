@@ -40,8 +40,8 @@ static span_status fail_io(struct span_error *err, const char *what, const char 
                      strerror(code));
 }
 
-/* mkdir -p; the parents get the usual mode, the folder itself 0700. */
-static span_status make_dir(const char *path, struct span_error *err)
+/* mkdir -p; the parents get the usual mode, the folder itself 0700. *made: it was not there. */
+static span_status make_dir(const char *path, bool *made, struct span_error *err)
 {
     char *copy = span_strdup(path);
     span_status st = SPAN_OK;
@@ -55,7 +55,8 @@ static span_status make_dir(const char *path, struct span_error *err)
             *p = '/';
         }
     }
-    if (st == SPAN_OK && mkdir(copy, 0700) != 0 && errno != EEXIST) {
+    *made = st == SPAN_OK && mkdir(copy, 0700) == 0;
+    if (st == SPAN_OK && !*made && errno != EEXIST) {
         st = fail_io(err, "create", path);
     }
     span_free(copy);
@@ -102,6 +103,9 @@ static span_status require_empty(const char *path, struct span_error *err)
     struct dirent *e;
     span_status st = SPAN_OK;
 
+    if (dir == NULL && errno == ENOENT) {
+        return SPAN_OK; /* it is made */
+    }
     if (dir == NULL) {
         return fail_io(err, "read folder", path);
     }
@@ -303,10 +307,12 @@ static span_status check_members(const struct data_dir *d, const struct data_dir
     }
     append_members(&has, d->members, d->member_count, ", ");
     append_members(&given, o->members, o->member_count, ", ");
-    st = span_fail(err, SPAN_INVALID,
-                   "data folder %s belongs to a cluster of the nodes %s, not %s: the set of nodes "
-                   "is fixed when a cluster is made",
-                   d->path, buf_cstr(&has), buf_cstr(&given));
+    st =
+        span_fail(err, SPAN_INVALID,
+                  "data folder %s belongs to a cluster of the nodes %s, not %s: the set of nodes "
+                  "is fixed when a cluster is made; give --peers those nodes, and grow the running "
+                  "cluster with 'spanlite node add'",
+                  d->path, buf_cstr(&has), buf_cstr(&given));
     buf_deinit(&has);
     buf_deinit(&given);
     return st;
@@ -316,12 +322,16 @@ static span_status check_owner(const struct data_dir *d, const struct data_dir_o
                                struct span_error *err)
 {
     if (strcmp(d->cluster, o->cluster) != 0) {
-        return span_fail(err, SPAN_INVALID, "data folder %s belongs to cluster '%s', not '%s'",
-                         d->path, d->cluster, o->cluster);
+        return span_fail(err, SPAN_INVALID,
+                         "data folder %s belongs to cluster '%s', not '%s': give --cluster %s, or "
+                         "another --data",
+                         d->path, d->cluster, o->cluster, d->cluster);
     }
     if (d->node != o->node) {
-        return span_fail(err, SPAN_INVALID, "data folder %s belongs to node %u, not node %u",
-                         d->path, d->node, o->node);
+        return span_fail(err, SPAN_INVALID,
+                         "data folder %s belongs to node %u, not node %u: give --id %u, or another "
+                         "--data",
+                         d->path, d->node, o->node, d->node);
     }
     return check_members(d, o, err);
 }
@@ -350,8 +360,15 @@ span_status data_dir_open(const char *path, const struct data_dir_owner *owner,
 {
     struct data_dir d = {.path = span_strdup(path), .lock_fd = -1};
     char *identity = span_asprintf("%s/IDENTITY", path);
-    span_status st = make_dir(path, err);
+    span_status st = SPAN_OK;
 
+    /* Somebody else's folder does not even get a LOCK. Asked again under the lock. */
+    if (access(identity, F_OK) != 0 && errno == ENOENT) {
+        st = require_empty(path, err);
+    }
+    if (st == SPAN_OK) {
+        st = make_dir(path, &d.made, err);
+    }
     if (st == SPAN_OK) {
         st = take_lock(&d, err);
     }
@@ -390,8 +407,44 @@ span_status data_dir_require_throwaway(const struct data_dir *d, const char *fla
         return SPAN_OK;
     }
     return span_fail(err, SPAN_INVALID,
-                     "%s is refused: data folder %s was not created with --throwaway", flag,
-                     d->path);
+                     "%s is refused: data folder %s was not created with --throwaway; start it "
+                     "without the flag, or with a new folder and --throwaway",
+                     flag, d->path);
+}
+
+/* Files right in `path`; folders in it stay, unless they are empty. */
+static void remove_files(const char *path)
+{
+    DIR *dir = opendir(path);
+    struct dirent *e;
+
+    while (dir != NULL && (e = readdir(dir)) != NULL) {
+        char *name = span_asprintf("%s/%s", path, e->d_name);
+
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 && unlink(name) != 0) {
+            (void)rmdir(name);
+        }
+        span_free(name);
+    }
+    if (dir != NULL) {
+        closedir(dir);
+    }
+}
+
+void data_dir_unmake(const struct data_dir *d)
+{
+    static const char *const folders[] = {"wal", "ranges"};
+
+    for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
+        char *path = span_asprintf("%s/%s", d->path, folders[i]);
+
+        remove_files(path);
+        span_free(path);
+    }
+    remove_files(d->path);
+    if (d->made) {
+        (void)rmdir(d->path);
+    }
 }
 
 void data_dir_close(struct data_dir *d)

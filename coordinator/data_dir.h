@@ -36,6 +36,7 @@ struct data_dir {
     unsigned node;                 /* id in IDENTITY */
     unsigned members[LIMIT_PEERS]; /* ids in IDENTITY, rising */
     size_t member_count;           /* 0: a folder of format 1, which has no list */
+    bool made;                     /* the folder was not there before data_dir_open */
     uint64_t store_id;             /* random at creation: tells a wiped folder from the old one */
     bool throwaway;                /* created with --throwaway */
     bool joined;                   /* created for a node that joined a running cluster */
@@ -58,6 +59,10 @@ SPAN_CHECKED span_status data_dir_peek(const char *path, struct data_dir *out,
  * not; `flag` is named in the message. */
 SPAN_CHECKED span_status data_dir_require_throwaway(const struct data_dir *d, const char *flag,
                                                     struct span_error *err);
+/* Takes back what data_dir_open made, and what was put into the folder since: all of it is this
+ * process's, for the folder was empty. The lock stays until data_dir_close. Only when nobody has
+ * met the store. */
+void data_dir_unmake(const struct data_dir *d);
 /* Releases the lock. A zeroed struct whose lock_fd is -1 is ignored. */
 void data_dir_close(struct data_dir *d);
 

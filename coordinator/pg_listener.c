@@ -105,7 +105,7 @@ static const struct pg_error err_too_many = {
     .severity = "FATAL",
     .sqlstate = "53300",
     .message = "sorry, too many clients already",
-    .hint = "Connect to another node, use a connection pool, or raise --sessions-max.",
+    .hint = "Connect to another node, use a connection pool, or raise --max-sessions.",
 };
 
 static const struct pg_error err_shutdown = {

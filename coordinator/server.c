@@ -276,6 +276,7 @@ static span_status start_gateway(struct server *s, struct span_error *err)
                                .peer_lost = guest_peer_lost,
                                .peer_up = guest_peer_up,
                                .turn_begin = guest_turn_begin};
+    s->met_peers = true;
     return node_start(s->node, &guest, err);
 }
 
@@ -332,6 +333,9 @@ static void server_destroy(struct server *s)
         timer_close(s->timer);
     }
     clock_free(s->clock);
+    if (s->data.created && !s->met_peers) {
+        data_dir_unmake(&s->data);
+    }
     data_dir_close(&s->data);
     arena_deinit(&s->learn_arena);
     metrics_free(s->metrics);
@@ -376,7 +380,8 @@ static span_status open_data(struct server *s, struct span_error *err)
     st = data_dir_open(s->options.data_dir, &owner, &s->data, err);
     if (st == SPAN_OK && s->options.join && !s->data.joined) {
         st = span_fail(err, SPAN_INVALID,
-                       "--join is for a new node; data folder %s is one of the cluster's first",
+                       "--join is for a new node; data folder %s is one of the cluster's first: "
+                       "start it without --join",
                        s->options.data_dir);
     }
     return st;
@@ -401,11 +406,51 @@ static span_status load_settings(struct server *s, struct span_error *err)
     return SPAN_OK;
 }
 
+/* What a first start can be refused for is looked at before there is an IDENTITY: a folder that was
+ * refused is nobody's, and the next start may say something else. */
+static span_status check_new_folder(const struct server *s, struct span_error *err)
+{
+    struct data_dir was;
+    span_status st = data_dir_peek(s->options.data_dir, &was, err);
+    data_dir_close(&was);
+    if (st != SPAN_NOT_FOUND) {
+        return SPAN_OK; /* what is wrong with it is said by who opens it */
+    }
+    if (s->options.unsafe_skip_commit_wait && !s->options.throwaway) {
+        return span_fail(
+            err, SPAN_INVALID,
+            "--unsafe-skip-commit-wait is refused: the new data folder %s would be one "
+            "to keep; give --throwaway, too",
+            s->options.data_dir);
+    }
+    return server_ports_check(&s->options, err);
+}
+
+/* The file and what is wrong with it were named; this is what can be done. */
+static void advise_on_damage(const struct server *s, span_status st, struct span_error *err)
+{
+    if (st == SPAN_CORRUPT || st == SPAN_NOT_FOUND) {
+        size_t n = strlen(err->text);
+        (void)snprintf(err->text + n, sizeof err->text - n,
+                       ". Nothing was changed. Bring back the whole folder as it was when the node "
+                       "last ran, or replace the node: 'spanlite node add' a new one with an empty "
+                       "folder, then 'spanlite node decommission %u'",
+                       s->options.id);
+    }
+}
+
 static span_status start_all(struct server *s, struct span_error *err)
 {
-    span_status st = open_data(s, err);
+    span_status st = check_new_folder(s, err);
+    if (st == SPAN_OK) {
+        st = open_data(s, err);
+    }
     if (st == SPAN_OK && s->options.unsafe_skip_commit_wait) {
         st = data_dir_require_throwaway(&s->data, "--unsafe-skip-commit-wait", err);
+    }
+    if (st == SPAN_OK && s->options.unsafe_skip_commit_wait) {
+        SPAN_LOG(WARN, "commit wait is skipped: external consistency does not hold",
+                 "flag=--unsafe-skip-commit-wait node=%u", s->options.id);
     }
     if (st == SPAN_OK) {
         st = load_settings(s, err);
@@ -418,6 +463,7 @@ static span_status start_all(struct server *s, struct span_error *err)
     }
     if (st == SPAN_OK) {
         st = start_node(s, err);
+        advise_on_damage(s, st, err);
     }
     if (st == SPAN_OK) {
         st = start_gateway(s, err);

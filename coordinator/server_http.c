@@ -1,5 +1,5 @@
-/* Routes of the HTTP port: /metrics, /healthz, /readyz, /v1/node, and with --enable-faults POST
- * /debug/faults and /debug/failpoints (server_faults.c). */
+/* Routes of the HTTP port: / lists them; /metrics, /healthz, /readyz, /v1/node, and with
+ * --enable-faults POST /debug/faults and /debug/failpoints (server_faults.c). */
 #include "base/alloc.h"
 #include "coordinator/pg_listener.h"
 #include "coordinator/server_faults.h"
@@ -23,6 +23,12 @@ static void on_metrics(void *ctx, const struct http_request *q, struct http_resp
     } gauges[] = {
         {"spanlite_ranges", "Replicas on this node", (double)ns.ranges},
         {"spanlite_raft_leaders", "Ranges this node leads", (double)ns.leads},
+        {"spanlite_ranges_under_replicated",
+         "Ranges led here with fewer members that answer than cluster.replicas",
+         (double)ns.short_of_replicas},
+        {"spanlite_commit_wait_skipped",
+         "1 when the node was started with --unsafe-skip-commit-wait",
+         s->options.unsafe_skip_commit_wait ? 1.0 : 0.0},
         {"spanlite_truetime_epsilon_seconds", "Half width of the clock interval",
          (double)ci.epsilon_ns / 1e9},
         {"spanlite_truetime_state", "0 synced, 1 widened, 2 stale reads only, 3 fenced",
@@ -60,6 +66,17 @@ static void on_health(void *ctx, const struct http_request *q, struct http_respo
     r->status = well ? 200 : 503;
     if (well) {
         buf_append_str(&r->body, "ok\n");
+    }
+    if (ns.short_of_replicas > 0) { /* told, not a reason to take this node out of service */
+        buf_printf(&r->body,
+                   "ranges: %zu led here %s fewer members that answer than cluster.replicas; SHOW "
+                   "RANGES names them\n",
+                   ns.short_of_replicas, ns.short_of_replicas == 1 ? "has" : "have");
+    }
+    if (s->options.unsafe_skip_commit_wait) {
+        buf_append_str(&r->body,
+                       "unsafe: commit wait is skipped (--unsafe-skip-commit-wait): reads "
+                       "may miss what was acknowledged before\n");
     }
     if (ns.unfit || strcmp(ns.wal_state, "running") != 0) {
         buf_printf(&r->body, "disk: log is %s%s\n", ns.wal_state,
@@ -140,7 +157,31 @@ static void on_node(void *ctx, const struct http_request *q, struct http_respons
     buf_append_str(&r->body, "]}\n");
 }
 
+static void on_root(void *ctx, const struct http_request *q, struct http_response *r)
+{
+    struct server *s = ctx;
+    if (strcmp(q->path, "/") != 0) { /* the library gives what nobody else takes to "/" */
+        r->status = 404;
+        buf_printf(&r->body, "%s: no such path; / lists what there is\n", q->path);
+        return;
+    }
+    buf_printf(&r->body, "spanlite %s, node %u of cluster %s\n\n", SPAN_VERSION, s->options.id,
+               s->options.cluster);
+    buf_append_str(&r->body,
+                   "GET  /metrics           figures, for Prometheus\n"
+                   "GET  /healthz           200 when the node is well; what is wrong\n"
+                   "GET  /readyz            200 when it answers statements; what it waits "
+                   "for\n"
+                   "GET  /v1/node           its addresses, ranges and links, as JSON\n");
+    if (s->options.enable_faults) {
+        buf_append_str(&r->body, "POST /debug/faults      set faults (--enable-faults)\n"
+                                 "GET  /debug/failpoints  passages of named points\n"
+                                 "POST /debug/failpoints  arm them\n");
+    }
+}
+
 const struct http_route server_routes[] = {
+    {"GET", "/", on_root},
     {"GET", "/metrics", on_metrics},
     {"GET", "/healthz", on_health},
     {"GET", "/readyz", on_ready},

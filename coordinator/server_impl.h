@@ -32,6 +32,7 @@ struct server {
     uint64_t started_ns;
     char peer_url[256];
     bool started;
+    bool met_peers; /* they may know this store: its folder is not unmade any more (rule F2) */
     bool balance_off;
     uint64_t split_bytes; /* range.split_size */
     pthread_mutex_t lock; /* of what follows */
@@ -58,6 +59,13 @@ span_status server_nodes_apply(void *ctx, const struct tt_now *now, const struct
 void server_nodes_get(void *ctx, struct node_table *out);
 /* A newer table somewhere is read; a range that is too large is split. Each turn; cheap. */
 void server_nodes_look(struct server *s, const struct tt_now *now);
+
+/* server_ports.c. EXISTS: somebody listens where this node is to. Ports are tried and left again.
+ */
+SPAN_CHECKED span_status server_ports_check(const struct server_options *o, struct span_error *err);
+/* INVALID: two nodes of one host whose blocks of peer ports overlap; says how far apart they go. */
+SPAN_CHECKED span_status server_ports_overlap(const struct server_options *o,
+                                              struct span_error *err);
 
 extern const struct http_route server_routes[];
 

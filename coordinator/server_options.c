@@ -1,6 +1,6 @@
 /* The options of a node: defaults, copies, and every check that needs no file or socket. */
 #include "base/alloc.h"
-#include "coordinator/server.h"
+#include "coordinator/server_impl.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -288,6 +288,9 @@ span_status server_options_check(const struct server_options *o, struct span_err
     st = check_addresses(o, err);
     if (st == SPAN_OK) {
         st = check_peers(o, err);
+    }
+    if (st == SPAN_OK) {
+        st = server_ports_overlap(o, err);
     }
     if (st == SPAN_OK) {
         st = check_clock(o, err);

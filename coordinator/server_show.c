@@ -262,6 +262,21 @@ static void text_balance(const struct server *s, char *out, size_t n)
     (void)snprintf(out, n, "%s", s->balance_off ? "off" : "on");
 }
 
+static span_status set_by_flag(struct server *s, const struct tt_now *now, const char *value,
+                               struct span_error *err)
+{
+    (void)s;
+    (void)now;
+    (void)value;
+    return span_fail(err, SPAN_INVALID,
+                     "unsafe.skip_commit_wait is a flag of 'spanlite start', for each node");
+}
+
+static void text_skips_wait(const struct server *s, char *out, size_t n)
+{
+    (void)snprintf(out, n, "%s", s->options.unsafe_skip_commit_wait ? "on" : "off");
+}
+
 static const struct setting {
     const char *name;
     const char *help;
@@ -276,6 +291,8 @@ static const struct setting {
     {"range.split_size", "a range whose file is larger is split", set_split_size, text_split_size},
     {"cluster.replicas", "replicas of every range, as far as there are nodes", set_elsewhere,
      text_replicas},
+    {"unsafe.skip_commit_wait", "this node answers without commit wait: on breaks consistency",
+     set_by_flag, text_skips_wait},
 };
 
 static span_status save_settings(const struct server *s, struct span_error *err)

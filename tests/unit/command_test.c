@@ -176,7 +176,7 @@ static void release_options(void)
 
 TestSuite(start, .fini = release_options);
 
-#define PEERS "--peers 2=tcp://127.0.0.1:7101,1=tcp://127.0.0.1:7100,3=tcp://127.0.0.1:7102 "
+#define PEERS "--peers 2=tcp://127.0.0.1:7300,1=tcp://127.0.0.1:7100,3=tcp://127.0.0.1:7500 "
 
 Test(start, fills_every_option_and_sorts_the_peers)
 {
@@ -193,7 +193,7 @@ Test(start, fills_every_option_and_sorts_the_peers)
     for (unsigned i = 0; i < 3; i++) {
         cr_assert_eq(options.peers[i].id, i + 1);
     }
-    cr_assert_str_eq(options.peers[1].url, "tcp://127.0.0.1:7101");
+    cr_assert_str_eq(options.peers[1].url, "tcp://127.0.0.1:7300");
     cr_assert_null(options.http_listen);
     cr_assert_str_eq(options.bind, "127.0.0.2");
     cr_assert_eq(options.clock_offset_ns, -3 * (int64_t)MS_NS);
@@ -234,6 +234,11 @@ Test(start, what_is_wrong_is_named)
         {"--id 4 --data /d " PEERS, "own id 4 is not among them"},
         {"--id 1 --data /d --peers 1=tcp://a:1,1=tcp://b:1", "node 1 is given twice"},
         {"--id 1 --data /d --peers 1=tcp://a:1,2=tcp://a:1", "the same address"},
+        {"--id 1 --data /d --peers 1=tcp://a:23900,2=tcp://a:23901",
+         "nodes 1 and 2 would both listen on port 23904 of a"},
+        {"--id 1 --data /d --peers 1=tcp://a:23900,2=tcp://b:23900,3=tcp://a:23904",
+         "Leave 130 between nodes of one machine: 1=tcp://a:23900, 3=tcp://a:24030"},
+        {"--id 1 --data /d --epsilon 0 " PEERS, "--epsilon: '0' is out of bounds"},
         {"--id 1 --data /d --peers 1=http://a:1", "does not begin with tcp://"},
         {"--id 1 --data /d --peers 1=tcp://a", "is not tcp://host:port"},
         {"--id 1 --data /d --peers 1=tcp://a:99999", "is not tcp://host:port"},
@@ -285,7 +290,7 @@ Test(start, a_copy_of_the_options_owns_its_strings)
     cr_assert_neq(copy.data_dir, options.data_dir);
     cr_assert_neq(copy.peers[2].url, options.peers[2].url);
     server_options_deinit(&options);
-    cr_assert_str_eq(copy.peers[2].url, "tcp://127.0.0.1:7102");
+    cr_assert_str_eq(copy.peers[2].url, "tcp://127.0.0.1:7500");
     server_options_deinit(&copy);
 }
 
