@@ -60,7 +60,8 @@ static int run_list(struct config *c)
         return command_misplaced("range", config_arg(c, 1),
                                  "is one word too many: list takes none");
     }
-    return sql_client_run("range", c, "SHOW RANGES", "range_id start_key end_key leader replicas state");
+    return sql_client_run("range", c, "SHOW RANGES",
+                          "range_id start_key end_key leader replicas state");
 }
 
 static int run_split(struct config *c)

@@ -127,7 +127,8 @@ static bool do_schema(struct call *c)
 
 static bool do_ranges(struct call *c)
 {
-    return show(c, "SHOW RANGES", c->args[0], NULL, "range_id start_key end_key leader replicas state");
+    return show(c, "SHOW RANGES", c->args[0], NULL,
+                "range_id start_key end_key leader replicas state");
 }
 
 static bool do_nodes(struct call *c)
