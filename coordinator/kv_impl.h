@@ -41,6 +41,7 @@ struct kv_ses {
     struct kv_op *waiting;
     atomic_bool canceled;
     uint64_t deadline_ns;
+    uint64_t lock_timeout_ns; /* 0: none */
 
     enum kv_txn_kind kind;
     struct kv_txn_options opt;

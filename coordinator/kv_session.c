@@ -197,6 +197,11 @@ static void kv_set_deadline(struct kv *kv, uint64_t mono_ns)
     ses_of(kv)->deadline_ns = mono_ns;
 }
 
+static void kv_set_lock_timeout(struct kv *kv, uint64_t ns)
+{
+    ses_of(kv)->lock_timeout_ns = ns;
+}
+
 /* ---- the transaction ---- */
 
 static void now_of(const struct kv_ses *s, struct tt_now *now)
@@ -505,6 +510,7 @@ span_status kv_read_begin(struct kv_ses *s, struct kv_op *op, enum kv_lock lock,
     fix_anchor(s, first_key, lock == KV_LOCK_UPDATE);
     s->in_core = true;
     op->g.txn = s->ref;
+    r->lock_wait_ns = s->lock_timeout_ns;
     r->lock = lock == KV_LOCK_UPDATE ? READ_LOCK_UPDATE : READ_LOCK_SHARED;
     return SPAN_OK;
 }
@@ -941,6 +947,7 @@ static const struct kv_ops session_ops = {
     .read_ts = kv_read_ts,
     .now_latest = kv_now_latest,
     .set_deadline = kv_set_deadline,
+    .set_lock_timeout = kv_set_lock_timeout,
     .cancel = kv_cancel,
     .clear_cancel = kv_clear_cancel,
     .split_at = kv_split_at,

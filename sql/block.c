@@ -2,7 +2,7 @@
 #include "base/alloc.h"
 #include "base/limits.h"
 #include "sql/ddl.h"
-#include "sql/session_impl.h"
+#include "sql/run.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -57,6 +57,7 @@ void block_drop_kv(struct sql_session *s)
 static void end_block(struct sql_session *s, bool committed)
 {
     session_overlay_end(s, committed);
+    vars_end(s, committed);
     for (size_t i = 0; i < s->savepoint_count; i++) {
         span_free(s->savepoints[i].name);
     }
@@ -67,6 +68,7 @@ static void end_block(struct sql_session *s, bool committed)
     s->block = BLOCK_NONE;
     s->failed = false;
     s->read_only = false;
+    s->refuse_writes = false;
     s->historical = false;
     s->sweep_due = s->sweep_due && committed;
     session_scans_reset(s);
@@ -254,14 +256,14 @@ static size_t parse_option(struct sql_session *s, size_t i, size_t last, struct 
                            bool *read_write)
 {
     const struct sql_tokens *t = &s->tokens;
-    if (sql_token_op(t, i, ",")) {
-        return i + 1;
-    }
     if (sql_token_is(t, i, "ISOLATION") && sql_token_is(t, i + 1, "LEVEL")) {
-        bool two = sql_token_is(t, i + 2, "REPEATABLE") || sql_token_is(t, i + 2, "READ");
+        bool two = (sql_token_is(t, i + 2, "REPEATABLE") && sql_token_is(t, i + 3, "READ")) ||
+                   (sql_token_is(t, i + 2, "READ") &&
+                    (sql_token_is(t, i + 3, "COMMITTED") || sql_token_is(t, i + 3, "UNCOMMITTED")));
         if (two || sql_token_is(t, i + 2, "SERIALIZABLE")) {
             return i + (two ? 4 : 3); /* every level is at least what was asked for */
         }
+        i += 2;
     }
     if (sql_token_is(t, i, "READ") && sql_token_is(t, i + 1, "ONLY")) {
         opt->read_only = true;
@@ -287,45 +289,126 @@ static size_t parse_option(struct sql_session *s, size_t i, size_t last, struct 
     if (sql_token_is(t, i, "MAX") && sql_token_is(t, i + 1, "STALENESS")) {
         return parse_staleness(s, i, last, opt);
     }
-    struct slice near = sql_token_text(t, i);
     if (sql_token_is(t, i, "IDEMPOTENT")) {
         sql_error_set(&s->err, "0A000", "BEGIN IDEMPOTENT is not supported yet");
         sql_error_hint(&s->err, "SHOW TRANSACTION STATUS 'id' tells the outcome of a lost COMMIT.");
     } else {
-        sql_error_set(&s->err, "42601", "near \"%.*s\": syntax error", (int)near.size,
-                      (const char *)near.data);
+        (void)run_syntax_error(s, i);
     }
     return 0;
 }
 
-bool block_begin_statement(struct sql_session *s, const struct sql_stmt *st)
+bool block_parse_mode(struct sql_session *s, size_t at, size_t last, struct block_mode *m)
 {
-    struct kv_txn_options opt = {.mode = KV_READ_STRONG};
-    const struct sql_tokens *t = &s->tokens;
-    bool read_write = false;
-    size_t i = st->first + 1;
-    const char *def = vars_get(s, "default_transaction_read_only");
-    opt.read_only = def != NULL && strcasecmp(def, "on") == 0;
-    if (i < st->last && (sql_token_is(t, i, "TRANSACTION") || sql_token_is(t, i, "WORK"))) {
-        i++;
-    }
-    while (i < st->last) {
-        i = parse_option(s, i, st->last, &opt, &read_write);
-        if (i == 0) {
+    *m = (struct block_mode){.opt = {.mode = KV_READ_STRONG}};
+    bool only = false;
+    while (at < last) {
+        at = parse_option(s, at, last, &m->opt, &m->write);
+        if (at == 0) {
             return false;
         }
+        only = only || m->opt.read_only;
+        if (sql_token_op(&s->tokens, at, ",") && at + 1 < last) {
+            at++;
+        }
     }
-    if (read_write && opt.mode != KV_READ_STRONG) {
+    m->only = only;
+    if (m->write && m->opt.mode != KV_READ_STRONG) {
         sql_error_set(&s->err, "25006", "a transaction AS OF a timestamp is read-only");
         return false;
     }
-    opt.read_only = opt.read_only && !read_write;
-    if (!begin_with(s, &opt)) { /* first: a clock that is not trusted says so itself */
+    if (m->write && m->only) {
+        sql_error_set(&s->err, "42601", "READ ONLY and READ WRITE contradict each other");
         return false;
     }
-    if (opt.mode == KV_READ_AT && tt_lt(s->kv->ops->now_latest(s->kv), opt.at)) {
-        block_rollback(s);
+    return true;
+}
+
+bool block_parse_begin(struct sql_session *s, const struct sql_stmt *st, struct block_mode *m)
+{
+    size_t i = st->first + 1;
+    bool word = sql_token_is(&s->tokens, i, "TRANSACTION");
+    if (sql_token_is(&s->tokens, st->first, "START") && !word) {
+        return run_syntax_error(s, i);
+    }
+    /* SQLite's BEGIN IMMEDIATE TRANSACTION */
+    if (sql_token_is(&s->tokens, i + 1, "TRANSACTION") &&
+        (sql_token_is(&s->tokens, i, "DEFERRED") || sql_token_is(&s->tokens, i, "IMMEDIATE") ||
+         sql_token_is(&s->tokens, i, "EXCLUSIVE"))) {
+        i += 2;
+    } else {
+        i += word || sql_token_is(&s->tokens, i, "WORK") ? 1 : 0;
+    }
+    return block_parse_mode(s, i, st->last, m);
+}
+
+/* The timestamp is looked at behind begin_with: a clock that is not trusted says so itself. */
+static bool begin_mode(struct sql_session *s, const struct kv_txn_options *opt)
+{
+    if (!begin_with(s, opt)) {
+        return false;
+    }
+    if (opt->mode == KV_READ_AT && tt_lt(s->kv->ops->now_latest(s->kv), opt->at)) {
+        block_drop_kv(s);
         sql_error_set(&s->err, "22023", "AS OF lies in the future"); /* rule A6 */
+        return false;
+    }
+    return true;
+}
+
+static bool default_read_only(struct sql_session *s)
+{
+    return strcmp(vars_get(s, "default_transaction_read_only"), "on") == 0;
+}
+
+bool block_refuses_writes(struct sql_session *s)
+{
+    return s->read_only || s->refuse_writes || (s->block != BLOCK_EXPLICIT && default_read_only(s));
+}
+
+bool block_mode_differs(const struct sql_session *s, const struct block_mode *m)
+{
+    bool only = s->read_only || s->refuse_writes;
+    return m->opt.mode != KV_READ_STRONG || (m->only && !only) || (m->write && only);
+}
+
+bool block_change_mode(struct sql_session *s, const struct block_mode *m)
+{
+    if (!block_mode_differs(s, m)) {
+        return true;
+    }
+    bool first = s->block_statements == 0 && s->savepoint_count == 0 && !s->refuse_writes;
+    if (s->kv_open && first && !(m->write && s->begun.mode != KV_READ_STRONG)) {
+        struct kv_txn_options opt = m->opt;
+        opt.read_only = m->only;
+        if (m->only && opt.mode == KV_READ_STRONG && s->read_only) {
+            opt = s->begun;
+        }
+        block_drop_kv(s);
+        return begin_mode(s, &opt);
+    }
+    if (m->opt.mode != KV_READ_STRONG) {
+        sql_error_set(&s->err, "25001", "AS OF must come before the first query of a transaction");
+        return false;
+    }
+    if (m->only) {
+        s->refuse_writes = true; /* what it locked and wrote before stays */
+        return true;
+    }
+    sql_error_set(&s->err, "25001",
+                  "a read-only transaction becomes READ WRITE before its first query only");
+    return false;
+}
+
+bool block_begin_statement(struct sql_session *s, const struct sql_stmt *st)
+{
+    struct block_mode m;
+    if (!block_parse_begin(s, st, &m)) {
+        return false;
+    }
+    m.opt.read_only = m.only || (!m.write && (default_read_only(s) || s->refuse_writes));
+    if (!begin_mode(s, &m.opt)) {
+        block_rollback(s);
         return false;
     }
     s->block = BLOCK_EXPLICIT;
@@ -345,6 +428,7 @@ bool block_savepoint(struct sql_session *s, const char *name)
     sp->name = span_strdup(name);
     sp->mark = s->kv->ops->mark(s->kv);
     sp->ddl_count = s->ddl_count;
+    sp->var_mark = s->var_undo_count;
     return true;
 }
 
@@ -393,6 +477,7 @@ bool block_rollback_to(struct sql_session *s, const char *name)
         return false;
     }
     s->kv->ops->rollback_to(s->kv, s->savepoints[at].mark);
+    vars_rollback_to(s, s->savepoints[at].var_mark);
     session_scans_reset(s);
     drop_savepoints(s, (size_t)at + 1);
     s->failed = false;

@@ -24,14 +24,6 @@ static bool done(struct run_out *out, const char *tag)
     return true;
 }
 
-static bool syntax(struct sql_session *s, size_t at)
-{
-    struct slice near = sql_token_text(&s->tokens, at);
-    sql_error_set(&s->err, "42601", "near \"%.*s\": syntax error", (int)near.size,
-                  (const char *)near.data);
-    return false;
-}
-
 static bool need_block(struct sql_session *s, const char *what)
 {
     if (s->block == BLOCK_EXPLICIT) {
@@ -51,34 +43,100 @@ static bool aborted(struct sql_session *s)
 
 /* --- transaction control --- */
 
+static bool refuse(struct sql_session *s, const char *what, const char *hint)
+{
+    sql_error_set(&s->err, "0A000", "%s", what);
+    sql_error_hint(&s->err, "%s", hint);
+    return false;
+}
+
 static bool cmd_begin(struct sql_session *s, const struct sql_stmt *st, struct run_out *out)
 {
     if (s->failed) {
         return aborted(s);
     }
-    if (s->block == BLOCK_EXPLICIT) {
-        run_notice(out->sink, "25001", "there is already a transaction in progress");
-        return done(out, "BEGIN");
+    if (s->block != BLOCK_EXPLICIT && !s->kv_open) {
+        return block_begin_statement(s, st) && done(out, "BEGIN");
     }
-    if (s->kv_open) { /* BEGIN in the middle of a message: the implicit transaction becomes the
-                         block */
+    struct block_mode m;
+    if (!block_parse_begin(s, st, &m)) {
+        return false;
+    }
+    if (s->block != BLOCK_EXPLICIT) { /* in the middle of a message: the implicit transaction
+                                         becomes the block */
+        if (!block_change_mode(s, &m)) {
+            return false;
+        }
         s->block = BLOCK_EXPLICIT;
         return done(out, "BEGIN");
     }
-    return block_begin_statement(s, st) && done(out, "BEGIN");
+    if (block_mode_differs(s, &m)) {
+        sql_error_set(&s->err, "25001",
+                      "there is already a transaction in progress, in another mode");
+        return false;
+    }
+    run_notice(s, out->sink, "25001", "there is already a transaction in progress");
+    return done(out, "BEGIN");
 }
 
-static bool cmd_commit(struct sql_session *s, struct run_out *out)
+/* [WORK | TRANSACTION] [AND [NO] CHAIN] from token `at` to the end. */
+static bool end_words(struct sql_session *s, const struct sql_stmt *st, size_t at, bool *chain)
 {
+    const struct sql_tokens *t = &s->tokens;
+    *chain = false;
+    if (sql_token_is(t, at, "PREPARED")) {
+        return refuse(s, "transactions prepared by name are not supported",
+                      "A plain COMMIT is atomic over all ranges: the store runs two-phase commit "
+                      "by itself.");
+    }
+    at += sql_token_is(t, at, "WORK") || sql_token_is(t, at, "TRANSACTION") ? 1 : 0;
+    if (sql_token_is(t, at, "AND")) {
+        *chain = !sql_token_is(t, at + 1, "NO");
+        at += *chain ? 1 : 2;
+        if (!sql_token_is(t, at, "CHAIN")) {
+            return run_syntax_error(s, at);
+        }
+        at++;
+    }
+    return run_at_end(s, st, at) && (!*chain || need_block(s, "AND CHAIN"));
+}
+
+/* The block that follows at once, in the same mode. Where the store cannot begin now, its first
+ * statement tries again and says so: what was committed must not look failed. */
+static void begin_chained(struct sql_session *s, const struct kv_txn_options *opt,
+                          bool refuse_writes)
+{
+    s->begun = *opt;
+    s->block = BLOCK_EXPLICIT;
+    s->refuse_writes = refuse_writes;
+    if (!block_begin_again(s)) {
+        sql_error_clear(&s->err);
+    }
+}
+
+static bool cmd_commit(struct sql_session *s, const struct sql_stmt *st, struct run_out *out)
+{
+    bool chain = false;
+    if (!end_words(s, st, st->first + 1, &chain)) {
+        s->failed = s->failed || s->block != BLOCK_NONE;
+        return false;
+    }
     if (s->block == BLOCK_NONE || (s->block == BLOCK_IMPLICIT && !s->kv_open)) {
-        run_notice(out->sink, "25P01", "there is no transaction in progress");
+        run_notice(s, out->sink, "25P01", "there is no transaction in progress");
         return done(out, "COMMIT");
     }
-    if (s->failed) {
+    struct kv_txn_options begun = s->begun;
+    bool refuse_writes = s->refuse_writes;
+    bool failed = s->failed;
+    if (failed) {
         block_rollback(s);
-        return done(out, "ROLLBACK");
+    } else if (!block_commit(s)) {
+        return false;
     }
-    return block_commit(s) && done(out, "COMMIT");
+    if (chain) {
+        begin_chained(s, &begun, refuse_writes);
+    }
+    return done(out, failed ? "ROLLBACK" : "COMMIT");
 }
 
 static bool cmd_savepoint(struct sql_session *s, const struct sql_stmt *st, struct run_out *out)
@@ -88,7 +146,7 @@ static bool cmd_savepoint(struct sql_session *s, const struct sql_stmt *st, stru
     bool ok = false;
     at += st->verb == VERB_RELEASE && sql_token_is(&s->tokens, at, "SAVEPOINT") ? 1 : 0;
     if (at + 1 != st->last) {
-        return syntax(s, at);
+        return run_syntax_error(s, at);
     }
     sql_token_name(&s->tokens, at, &name);
     if (s->failed) {
@@ -114,15 +172,25 @@ static bool cmd_rollback(struct sql_session *s, const struct sql_stmt *st, struc
         struct buf name = {0};
         at += sql_token_is(&s->tokens, at + 1, "SAVEPOINT") ? 2 : 1;
         sql_token_name(&s->tokens, at, &name);
-        bool ok = need_block(s, "ROLLBACK TO SAVEPOINT") && block_rollback_to(s, buf_cstr(&name)) &&
+        bool ok = (at < st->last || run_syntax_error(s, at)) && run_at_end(s, st, at + 1) &&
+                  need_block(s, "ROLLBACK TO SAVEPOINT") && block_rollback_to(s, buf_cstr(&name)) &&
                   done(out, "ROLLBACK");
         buf_deinit(&name);
         return ok;
     }
-    if (s->block == BLOCK_NONE) {
-        run_notice(out->sink, "25P01", "there is no transaction in progress");
+    bool chain = false;
+    if (!end_words(s, st, st->first + 1, &chain)) {
+        return false;
     }
+    if (s->block == BLOCK_NONE) {
+        run_notice(s, out->sink, "25P01", "there is no transaction in progress");
+    }
+    struct kv_txn_options begun = s->begun;
+    bool refuse_writes = s->refuse_writes;
     block_rollback(s);
+    if (chain) {
+        begin_chained(s, &begun, refuse_writes);
+    }
     return done(out, "ROLLBACK");
 }
 
@@ -175,7 +243,7 @@ static bool set_cluster(struct sql_session *s, const struct sql_stmt *st, struct
     at += sql_token_is(&s->tokens, at, "SETTING") ? 1 : 0;
     dotted_name(s, &at, st->last, &name);
     if (!sql_token_op(&s->tokens, at, "=") && !sql_token_is(&s->tokens, at, "TO")) {
-        ok = syntax(s, at);
+        ok = run_syntax_error(s, at);
     } else {
         value_text(s, at + 1, st->last, &value);
         span_status rs = s->kv->ops->set_cluster(s->kv, buf_cstr(&name), buf_cstr(&value), &err);
@@ -186,7 +254,8 @@ static bool set_cluster(struct sql_session *s, const struct sql_stmt *st, struct
     return ok;
 }
 
-static bool set_variable(struct sql_session *s, size_t at, size_t last, struct run_out *out)
+static bool set_variable(struct sql_session *s, size_t at, size_t last, bool local,
+                         struct run_out *out)
 {
     struct buf name = {0};
     struct buf value = {0};
@@ -203,54 +272,67 @@ static bool set_variable(struct sql_session *s, size_t at, size_t last, struct r
         dotted_name(s, &at, last, &name);
         if (!sql_token_op(&s->tokens, at, "=") && !sql_token_is(&s->tokens, at, "TO")) {
             buf_deinit(&name);
-            return syntax(s, at);
+            return run_syntax_error(s, at);
         }
     }
     if (at + 1 >= last) {
-        ok = syntax(s, at);
-    } else if (sql_token_is(&s->tokens, at + 1, "DEFAULT") && at + 2 == last) {
-        ok = vars_reset(s, buf_cstr(&name));
+        ok = run_syntax_error(s, at);
+    } else if ((sql_token_is(&s->tokens, at + 1, "DEFAULT") ||
+                (sql_token_is(&s->tokens, at + 1, "LOCAL") &&
+                 strcmp(buf_cstr(&name), "TimeZone") == 0)) &&
+               at + 2 == last) {
+        ok = vars_reset(s, buf_cstr(&name), local);
     } else {
         value_text(s, at + 1, last, &value);
-        ok = vars_set(s, buf_cstr(&name), buf_cstr(&value));
+        ok = (local ? vars_set_local : vars_set)(s, buf_cstr(&name), buf_cstr(&value));
     }
     buf_deinit(&name);
     buf_deinit(&value);
     return ok && done(out, "SET");
 }
 
-static bool refuse(struct sql_session *s, const char *what, const char *hint)
-{
-    sql_error_set(&s->err, "0A000", "%s", what);
-    sql_error_hint(&s->err, "%s", hint);
-    return false;
-}
-
-/* SET TRANSACTION: isolation is always serializable; READ ONLY is honoured before the first
- * statement. */
+/* SET TRANSACTION modes: isolation is always serializable; the rest is BEGIN's. */
 static bool set_transaction(struct sql_session *s, const struct sql_stmt *st, size_t at,
                             struct run_out *out)
 {
-    bool read_only = false;
-    for (size_t i = at; i + 1 < st->last; i++) {
-        read_only = read_only || (sql_token_is(&s->tokens, i, "READ") &&
-                                  sql_token_is(&s->tokens, i + 1, "ONLY"));
-        if (sql_token_is(&s->tokens, i, "SNAPSHOT")) {
-            return refuse(
-                s, "SET TRANSACTION SNAPSHOT is not supported",
-                "BEGIN READ ONLY AS OF TIMESTAMP '..' reads one timestamp from several sessions.");
-        }
+    struct block_mode m;
+    if (sql_token_is(&s->tokens, at, "SNAPSHOT")) {
+        return refuse(
+            s, "SET TRANSACTION SNAPSHOT is not supported",
+            "BEGIN READ ONLY AS OF TIMESTAMP '..' reads one timestamp from several sessions.");
     }
-    if (read_only && s->block == BLOCK_EXPLICIT && !s->read_only) {
-        if (s->block_statements > 0) {
-            sql_error_set(&s->err, "25001", "SET TRANSACTION READ ONLY must come before any query");
-            return false;
-        }
-        s->begun.read_only = true;
-        block_drop_kv(s);
-        return block_begin_again(s) && done(out, "SET");
+    if (at >= st->last) {
+        return run_syntax_error(s, at);
     }
-    return done(out, "SET");
+    if (!block_parse_mode(s, at, st->last, &m)) {
+        return false;
+    }
+    if (s->block == BLOCK_NONE) {
+        run_notice(s, out->sink, "25P01", "SET TRANSACTION can only be used in transaction blocks");
+        return done(out, "SET");
+    }
+    return block_change_mode(s, &m) && done(out, "SET");
+}
+
+/* SET SESSION CHARACTERISTICS AS TRANSACTION modes, which later transactions begin with. */
+static bool set_characteristics(struct sql_session *s, const struct sql_stmt *st, size_t at,
+                                struct run_out *out)
+{
+    struct block_mode m;
+    if (!sql_token_is(&s->tokens, at, "AS") || !sql_token_is(&s->tokens, at + 1, "TRANSACTION") ||
+        at + 2 >= st->last) {
+        return run_syntax_error(s, at);
+    }
+    if (!block_parse_mode(s, at + 2, st->last, &m)) {
+        return false;
+    }
+    if (m.opt.mode != KV_READ_STRONG) {
+        return refuse(s, "a session cannot read all its transactions AS OF another time",
+                      "BEGIN READ ONLY AS OF .. reads one transaction so.");
+    }
+    return (!(m.only || m.write) ||
+            vars_set(s, "default_transaction_read_only", m.only ? "on" : "off")) &&
+           done(out, "SET");
 }
 
 static bool cmd_set(struct sql_session *s, const struct sql_stmt *st, struct run_out *out)
@@ -264,10 +346,7 @@ static bool cmd_set(struct sql_session *s, const struct sql_stmt *st, struct run
     }
     if (sql_token_is(&s->tokens, at, "SESSION") &&
         sql_token_is(&s->tokens, at + 1, "CHARACTERISTICS")) {
-        bool ro = sql_token_is(&s->tokens, st->last - 1, "ONLY");
-        bool rw = sql_token_is(&s->tokens, st->last - 1, "WRITE");
-        return (!(ro || rw) || vars_set(s, "default_transaction_read_only", ro ? "on" : "off")) &&
-               done(out, "SET");
+        return set_characteristics(s, st, at + 2, out);
     }
     if (sql_token_is(&s->tokens, at, "ROLE") ||
         (sql_token_is(&s->tokens, at, "SESSION") &&
@@ -275,24 +354,29 @@ static bool cmd_set(struct sql_session *s, const struct sql_stmt *st, struct run
         sql_token_is(&s->tokens, at, "CONSTRAINTS")) {
         return refuse(s, "this form of SET is not supported", "Connect as the other user.");
     }
-    if (sql_token_is(&s->tokens, at, "SESSION") || sql_token_is(&s->tokens, at, "LOCAL")) {
+    bool local = sql_token_is(&s->tokens, at, "LOCAL");
+    if (sql_token_is(&s->tokens, at, "SESSION") || local) {
         at++;
     }
-    return set_variable(s, at, st->last, out);
+    return set_variable(s, at, st->last, local, out);
 }
 
 static bool cmd_reset(struct sql_session *s, const struct sql_stmt *st, struct run_out *out)
 {
     struct buf name = {0};
     size_t at = st->first + 1;
-    bool ok = true;
-    if (sql_token_is(&s->tokens, at, "ALL")) {
-        vars_reset_all(s);
-    } else if (sql_token_is(&s->tokens, at, "TIME")) {
-        ok = vars_reset(s, "TimeZone");
+    bool all = sql_token_is(&s->tokens, at, "ALL");
+    if (all) {
+        at++;
+    } else if (sql_token_is(&s->tokens, at, "TIME") && sql_token_is(&s->tokens, at + 1, "ZONE")) {
+        buf_append_str(&name, "TimeZone");
+        at += 2;
     } else {
         dotted_name(s, &at, st->last, &name);
-        ok = vars_reset(s, buf_cstr(&name));
+    }
+    bool ok = run_at_end(s, st, at) && (all || vars_reset(s, buf_cstr(&name), false));
+    if (ok && all) {
+        vars_reset_all(s);
     }
     buf_deinit(&name);
     return ok && done(out, "RESET");
@@ -350,7 +434,7 @@ static bool cmd_show(struct sql_session *s, const struct sql_stmt *st, struct ru
             snprintf(text, sizeof text, "no answer from %s %.400s: what only %s is missing here",
                      strchr(t.missing, ',') == NULL ? "node" : "nodes", t.missing,
                      strchr(t.missing, ',') == NULL ? "it knows" : "they know");
-            run_notice(out->sink, "01000", text);
+            run_notice(s, out->sink, "01000", text);
         }
         ok = run_send_table(s, &t, out, "SHOW");
     }
@@ -519,7 +603,8 @@ static bool cmd_noop(struct sql_session *s, const struct sql_stmt *st, struct ru
     for (char *p = tag; *p != '\0'; p++) {
         *p = *p >= 'a' && *p <= 'z' ? (char)(*p - 32) : *p;
     }
-    run_notice(out->sink, "00000", "nothing to do: versions and statistics are kept by the store");
+    run_notice(s, out->sink, "00000",
+               "nothing to do: versions and statistics are kept by the store");
     return done(out, tag);
 }
 
@@ -527,11 +612,14 @@ static bool cmd_deallocate(struct sql_session *s, const struct sql_stmt *st, str
 {
     size_t at = st->first + 1;
     at += sql_token_is(&s->tokens, at, "PREPARE") ? 1 : 0;
-    if (sql_token_is(&s->tokens, at, "ALL")) {
+    if (sql_token_is(&s->tokens, at, "ALL") && at + 1 == st->last) {
         out->sink->ops->stmt_drop_all(out->sink->ctx);
         return done(out, "DEALLOCATE ALL");
     }
     struct buf name = {0};
+    if (at >= st->last || at + 1 < st->last) {
+        return run_syntax_error(s, at >= st->last ? at : at + 1);
+    }
     sql_token_name(&s->tokens, at, &name);
     bool ok = out->sink->ops->stmt_drop(out->sink->ctx, buf_slice(&name));
     if (!ok) {
@@ -544,8 +632,18 @@ static bool cmd_deallocate(struct sql_session *s, const struct sql_stmt *st, str
 
 static bool cmd_discard(struct sql_session *s, const struct sql_stmt *st, struct run_out *out)
 {
-    if (!sql_token_is(&s->tokens, st->first + 1, "ALL")) {
-        return done(out, "DISCARD"); /* PLANS, SEQUENCES, TEMP: nothing of these is kept */
+    static const char *const none[] = {"PLANS", "SEQUENCES", "TEMP", "TEMPORARY"};
+    size_t what = st->first + 1;
+    if (!run_at_end(s, st, what + 1)) {
+        return false;
+    }
+    for (size_t i = 0; i < sizeof none / sizeof none[0]; i++) {
+        if (sql_token_is(&s->tokens, what, none[i])) {
+            return done(out, "DISCARD"); /* nothing of these is kept */
+        }
+    }
+    if (!sql_token_is(&s->tokens, what, "ALL")) {
+        return run_syntax_error(s, what);
     }
     if (!outside(s, "DISCARD ALL")) {
         return false;
@@ -561,7 +659,7 @@ static bool dispatch(struct sql_session *s, const struct sql_stmt *st, struct ru
     case VERB_BEGIN:
         return cmd_begin(s, st, out);
     case VERB_COMMIT:
-        return cmd_commit(s, out);
+        return cmd_commit(s, st, out);
     case VERB_ROLLBACK:
         return cmd_rollback(s, st, out);
     case VERB_SAVEPOINT:

@@ -147,6 +147,8 @@ struct kv_ops {
      * return soon, with CANCELED, DEADLINE (waited for a lock) or UNAVAILABLE (no leader answered).
      */
     void (*set_deadline)(struct kv *kv, uint64_t mono_ns);
+    /* How long one read may wait for locks of others, in ns (0: until the deadline): DEADLINE. */
+    void (*set_lock_timeout)(struct kv *kv, uint64_t ns);
     void (*cancel)(struct kv *kv);
     void (*clear_cancel)(struct kv *kv);
 

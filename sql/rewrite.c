@@ -478,6 +478,18 @@ static size_t rewrite_one(struct rewriter *w, size_t i)
     return used;
 }
 
+/* Tokens [i, end) are not there; what stands around them stays apart. */
+static void leave_out(struct rewriter *w, size_t i, size_t end)
+{
+    copy_to(w, w->t->t[i].start);
+    buf_append_byte(&w->out->text, ' ');
+    for (; i < end; i++) {
+        w->t->t[i].out = (uint32_t)w->out->text.size;
+    }
+    skip_to(w, w->t->t[end].start);
+    w->plain = false;
+}
+
 span_status sql_stmt_rewrite(struct sql_tokens *t, const struct sql_stmt *s, bool normalise,
                              struct sql_rewritten *out, struct span_error *err)
 {
@@ -491,8 +503,13 @@ span_status sql_stmt_rewrite(struct sql_tokens *t, const struct sql_stmt *s, boo
         return SPAN_OK;
     }
     w.copied = t->t[s->first].start;
-    size_t last = s->for_update != 0 ? s->for_update : s->last;
+    bool behind = s->for_update != 0 && s->for_end < s->last; /* FOR UPDATE LIMIT 1 */
+    size_t last = s->for_update != 0 && !behind ? s->for_update : s->last;
     for (size_t i = s->first; i < last;) {
+        if (behind && i == s->for_update) {
+            leave_out(&w, i, s->for_end);
+            i = s->for_end;
+        }
         size_t used = rewrite_one(&w, i);
         if (used == 0) {
             return err->code;

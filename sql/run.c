@@ -45,10 +45,15 @@ static bool is_read(const struct sql_stmt *st)
     return st->verb == VERB_EXPLAIN || (st->verb == VERB_SELECT && st->for_update == 0);
 }
 
-void run_notice(const struct pg_sink *sink, const char *code, const char *text)
+void run_notice(struct sql_session *s, const struct pg_sink *sink, const char *code,
+                const char *text)
 {
-    struct pg_error e = {.severity = "NOTICE", .sqlstate = code, .message = text};
-    pg_sink_notice(sink, &e);
+    bool warning = strcmp(code, "00000") != 0 && strcmp(code, "42P07") != 0;
+    struct pg_error e = {
+        .severity = warning ? "WARNING" : "NOTICE", .sqlstate = code, .message = text};
+    if (sink != NULL && vars_wants_notice(s, warning)) {
+        pg_sink_notice(sink, &e);
+    }
 }
 
 void run_rewrite_error(struct sql_session *s, span_status st, const struct span_error *err)
@@ -230,7 +235,7 @@ static bool run_select(struct exec *x)
 static bool run_dml(struct exec *x)
 {
     struct sql_session *s = x->s;
-    if (s->read_only) {
+    if (block_refuses_writes(s)) {
         sql_error_set(&s->err, "25006", "cannot execute %s in a read-only transaction",
                       x->st->verb == VERB_INSERT   ? "INSERT"
                       : x->st->verb == VERB_UPDATE ? "UPDATE"
@@ -382,6 +387,9 @@ static bool run_explain(struct exec *x)
         sql_error_hint(&s->err, "EXPLAIN SELECT .. shows the plan.");
         return false;
     }
+    if (sql_refuse(s, &inner)) {
+        return false;
+    }
     span_status st = sql_stmt_rewrite(&s->tokens, &inner, false, &s->rewritten, &err);
     if (st != SPAN_OK) {
         return session_fail(s, st, &err);
@@ -407,10 +415,6 @@ static bool run_ddl(struct exec *x)
 {
     struct sql_session *s = x->s;
     const char *tag = "";
-    if (s->read_only) {
-        sql_error_set(&s->err, "25006", "cannot change the schema in a read-only transaction");
-        return false;
-    }
     bool ok = ddl_run(s, x->st, &tag, x->notice, sizeof x->notice);
     s->err.offset = 0;
     if (ok) {
@@ -427,11 +431,12 @@ static bool run_body(struct exec *x)
     sql_error_clear(&s->err);
     session_scans_reset(s);
     s->read_lock = KV_LOCK_SHARED;
-    if (x->st->for_update != 0 && !x->st->for_share) {
-        s->read_lock = KV_LOCK_UPDATE;
-        if (s->read_only) {
+    if (x->st->for_update != 0) {
+        s->read_lock = x->st->for_share ? KV_LOCK_SHARED : KV_LOCK_UPDATE;
+        if (block_refuses_writes(s)) {
             sql_error_set(&s->err, "25006",
-                          "cannot execute SELECT FOR UPDATE in a read-only transaction");
+                          "cannot execute SELECT FOR %s in a read-only transaction",
+                          x->st->for_share ? "SHARE" : "UPDATE");
             return false;
         }
     }
@@ -503,7 +508,7 @@ static void send_kept(struct exec *x)
 {
     struct sql_session *s = x->s;
     if (x->notice[0] != '\0') {
-        run_notice(x->out->sink, "42P07", x->notice);
+        run_notice(s, x->out->sink, "42P07", x->notice);
     }
     if (!x->has_returning) {
         return;
@@ -607,52 +612,6 @@ static bool is_normalisable(const struct sql_params *params)
     return params == NULL || params->count == 0;
 }
 
-/* --- statements that are refused by their look --- */
-
-static bool is_catalog(const struct sql_tokens *t, size_t i)
-{
-    if (!sql_token_op(t, i + 1, ".") || sql_token_op(t, i + 3, "(")) {
-        return false; /* pg_catalog.f() is a function */
-    }
-    if (sql_token_is(t, i, "information_schema")) {
-        return true;
-    }
-    struct slice name = sql_token_text(t, i + 2);
-    return sql_token_is(t, i, "pg_catalog") && name.size > 3 &&
-           strncasecmp((const char *)name.data, "pg_", 3) == 0;
-}
-
-/* Texts of other systems that SQLite would answer with a syntax error in the middle of them: the
- * catalog queries of psql and drivers, spellings of UPSERT. */
-static bool refuse_foreign(struct sql_session *s, const struct sql_stmt *st)
-{
-    const struct sql_tokens *t = &s->tokens;
-    if (st->verb == VERB_OTHER &&
-        (sql_token_is(t, st->first, "UPSERT") || sql_token_is(t, st->first, "MERGE"))) {
-        struct slice word = sql_token_text(t, st->first);
-        sql_error_set(&s->err, "0A000", "%.*s is not supported", (int)word.size,
-                      (const char *)word.data);
-        sql_error_hint(&s->err, "Write INSERT INTO t .. ON CONFLICT (key) DO UPDATE SET c = "
-                                "excluded.c, or INSERT OR REPLACE INTO t ..");
-        return true;
-    }
-    if (st->on_conflict != 0 && sql_token_is(t, st->on_conflict + 2, "ON") &&
-        sql_token_is(t, st->on_conflict + 3, "CONSTRAINT")) {
-        sql_error_set(&s->err, "0A000", "ON CONFLICT ON CONSTRAINT is not supported");
-        sql_error_hint(&s->err, "Name the columns: ON CONFLICT (a, b) DO ..");
-        s->err.offset = t->t[st->on_conflict + 2].start + 1;
-        return true;
-    }
-    for (size_t i = st->first; i < st->last; i++) {
-        if (t->t[i].kind == TOK_WORD && is_catalog(t, i)) {
-            session_no_catalog(s);
-            s->err.offset = t->t[i].start + 1;
-            return true;
-        }
-    }
-    return false;
-}
-
 /* A statement with more parameters than values came: a simple query has none at all. */
 static bool params_missing(struct sql_session *s, const struct sql_stmt *st, size_t count)
 {
@@ -688,12 +647,13 @@ bool run_statement(struct sql_session *s, const struct sql_stmt *st,
     s->deadline_ns =
         s->statement_timeout_ns == 0 ? 0 : session_mono_ns(s) + s->statement_timeout_ns;
     s->kv->ops->set_deadline(s->kv, s->deadline_ns);
+    s->kv->ops->set_lock_timeout(s->kv, s->lock_timeout_ns);
     bool query = st->verb == VERB_SELECT || st->verb == VERB_INSERT || st->verb == VERB_UPDATE ||
                  st->verb == VERB_DELETE || st->verb == VERB_OTHER;
     if (!query && !is_ddl(st->verb) && st->verb != VERB_EXPLAIN && st->verb != VERB_ALTER) {
         return sql_command_run(s, st, out);
     }
-    if (refuse_foreign(s, st)) {
+    if (sql_refuse(s, st)) {
         s->failed = s->failed || s->block != BLOCK_NONE;
         return false;
     }
@@ -708,6 +668,11 @@ bool run_statement(struct sql_session *s, const struct sql_stmt *st,
     }
     if (st->verb == VERB_ALTER) {
         return sql_command_run(s, st, out);
+    }
+    if (is_ddl(st->verb) && block_refuses_writes(s)) {
+        sql_error_set(&s->err, "25006", "cannot change the schema in a read-only transaction");
+        s->failed = s->failed || s->block != BLOCK_NONE;
+        return false;
     }
     struct exec x = {.s = s, .st = st, .params = params, .out = out};
     bool ok = false;
@@ -755,7 +720,7 @@ bool run_describe(struct sql_session *s, const struct sql_stmt *st, const struct
     default:
         return true;
     }
-    if (refuse_foreign(s, st)) {
+    if (sql_refuse(s, st)) {
         return false;
     }
     span_status rs = sql_stmt_rewrite(&s->tokens, st, false, &s->rewritten, &err);

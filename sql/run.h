@@ -27,6 +27,14 @@ bool run_statement(struct sql_session *s, const struct sql_stmt *st,
 bool run_describe(struct sql_session *s, const struct sql_stmt *st, const struct pg_column **cols,
                   size_t *count, bool *gives_rows, int *params, struct kv_table *table);
 
+/* refuse.c */
+/* Is the statement refused by its look? True with s->err. */
+bool sql_refuse(struct sql_session *s, const struct sql_stmt *st);
+/* 42601 at a token, which may be beyond the end; false, for `return run_syntax_error(...)`. */
+bool run_syntax_error(struct sql_session *s, size_t at);
+/* Is token `at` the statement's end? Else 42601. */
+bool run_at_end(struct sql_session *s, const struct sql_stmt *st, size_t at);
+
 /* commands.c: everything that is not a query, DML or DDL. */
 bool sql_command_run(struct sql_session *s, const struct sql_stmt *st, struct run_out *out);
 bool command_is_control(enum sql_verb v); /* BEGIN, COMMIT, ROLLBACK, SAVEPOINT, RELEASE */
@@ -37,6 +45,7 @@ void run_columns_of_table(const struct kv_table *t, struct pg_column **cols);
 void run_rewrite_error(struct sql_session *s, span_status st, const struct span_error *err);
 /* Sends the error in s->err to the sink. */
 void run_report(struct sql_session *s, const struct pg_sink *sink);
-void run_notice(const struct pg_sink *sink, const char *code, const char *text);
+void run_notice(struct sql_session *s, const struct pg_sink *sink, const char *code,
+                const char *text);
 
 #endif

@@ -30,6 +30,14 @@ bool session_fail(struct sql_session *s, span_status st, const struct span_error
 {
     const char *text = err == NULL || err->code != st ? "" : err->text;
     bool waited = st == SPAN_DEADLINE || st == SPAN_UNAVAILABLE;
+    if (st == SPAN_DEADLINE && s->lock_timeout_ns != 0 &&
+        (s->deadline_ns == 0 ||
+         session_mono_ns(s) + s->statement_timeout_ns / 8 < s->deadline_ns)) {
+        sql_error_set(&s->err, "55P03", "canceling statement due to lock timeout");
+        snprintf(s->err.detail, sizeof s->err.detail, "%.500s", text);
+        s->err.status = SPAN_DEADLINE;
+        return false;
+    }
     if (waited && s->deadline_ns != 0 &&
         (st == SPAN_DEADLINE || session_mono_ns(s) >= s->deadline_ns)) {
         /* The range gives up a little before the statement has to. */

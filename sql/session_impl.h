@@ -84,6 +84,7 @@ struct savepoint {
     char *name;
     struct kv_mark mark;
     uint64_t ddl_count; /* DDL cannot be rolled back alone: refused when it differs */
+    size_t var_mark;    /* settings changed behind it are undone */
 };
 
 enum block {
@@ -94,6 +95,13 @@ enum block {
 
 struct session_var {
     char *value;
+    char *kept; /* SET LOCAL: what it becomes when the transaction commits; NULL: it stays */
+};
+
+struct var_undo { /* a setting before it was changed in the open block */
+    size_t var;
+    char *value;
+    char *kept;
 };
 
 struct sql_session {
@@ -119,8 +127,9 @@ struct sql_session {
     bool failed;
     bool kv_open; /* kv has a transaction */
     bool read_only;
-    bool historical; /* a read-only block: its schema is that of its timestamp */
-    uint64_t epoch;  /* of the kv transaction, for used_epoch */
+    bool refuse_writes; /* of a block that turned READ ONLY behind its first statements */
+    bool historical;    /* a read-only block: its schema is that of its timestamp */
+    uint64_t epoch;     /* of the kv transaction, for used_epoch */
     struct overlay *overlays;
     size_t overlay_count;
     struct savepoint *savepoints;
@@ -156,8 +165,13 @@ struct sql_session {
     uint64_t last_active_ns;
     struct session_var vars[SESSION_VARS_MAX];
     size_t var_count;
+    struct var_undo *var_undo;
+    size_t var_undo_count;
+    size_t var_undo_cap;
     uint64_t statement_timeout_ns;
-    uint64_t idle_timeout_ns;
+    uint64_t lock_timeout_ns;
+    uint64_t idle_timeout_ns;         /* inside a block */
+    uint64_t idle_session_timeout_ns; /* outside */
     struct sql_tokens tokens;
     struct sql_rewritten rewritten;
     struct buf scratch;
@@ -238,12 +252,37 @@ bool block_rollback_to(struct sql_session *s, const char *name);
 void block_report_txn_id(struct sql_session *s);
 bool block_begin_statement(struct sql_session *s, const struct sql_stmt *st);
 
+/* What BEGIN and SET TRANSACTION can ask for. */
+struct block_mode {
+    struct kv_txn_options opt;
+    bool only;  /* READ ONLY, or what implies it */
+    bool write; /* READ WRITE */
+};
+
+/* The modes in tokens [at, last), and those of a BEGIN statement. False with s->err. */
+bool block_parse_mode(struct sql_session *s, size_t at, size_t last, struct block_mode *m);
+bool block_parse_begin(struct sql_session *s, const struct sql_stmt *st, struct block_mode *m);
+/* Would the mode change the open block? */
+bool block_mode_differs(const struct sql_session *s, const struct block_mode *m);
+/* Gives the open block the mode: READ ONLY at any time, the others before its first statement.
+ * False with s->err. */
+bool block_change_mode(struct sql_session *s, const struct block_mode *m);
+/* Is this transaction, or the statement's own that is about to begin, read-only? */
+bool block_refuses_writes(struct sql_session *s);
+
 /* vars.c */
 void vars_init(struct sql_session *s);
 void vars_deinit(struct sql_session *s);
 const char *vars_get(struct sql_session *s, const char *name);             /* NULL: unknown */
 bool vars_set(struct sql_session *s, const char *name, const char *value); /* false with s->err */
-bool vars_reset(struct sql_session *s, const char *name);
+/* SET LOCAL: ends with the transaction. */
+bool vars_set_local(struct sql_session *s, const char *name, const char *value);
+bool vars_reset(struct sql_session *s, const char *name, bool local);
+/* Settings changed in a block follow it: undone by ROLLBACK, and those of SET LOCAL by COMMIT. */
+void vars_rollback_to(struct sql_session *s, size_t mark);
+void vars_end(struct sql_session *s, bool committed);
+/* Does client_min_messages let a message of this weight pass? */
+bool vars_wants_notice(struct sql_session *s, bool warning);
 void vars_reset_all(struct sql_session *s);
 bool parse_duration_ns(const char *text, uint64_t default_unit_ns, uint64_t *out);
 

@@ -529,17 +529,20 @@ static void pg_cancel(void *p)
 static bool pg_idle_check(void *p, uint64_t mono_ns, const struct pg_sink *sink)
 {
     struct sql_session *s = session_of(p);
-    if (s->block != BLOCK_EXPLICIT || s->idle_timeout_ns == 0 ||
-        mono_ns < s->last_active_ns + s->idle_timeout_ns) {
+    bool block = s->block == BLOCK_EXPLICIT;
+    uint64_t limit = block ? s->idle_timeout_ns : s->idle_session_timeout_ns;
+    if (limit == 0 || mono_ns < s->last_active_ns + limit) {
         return true;
     }
     begin_call(s, sink);
     block_rollback(s);
     struct pg_error e = {
         .severity = "FATAL",
-        .sqlstate = "25P03",
-        .message = "terminating connection due to idle-in-transaction timeout",
-        .hint = "SET idle_in_transaction_session_timeout changes it; 0 switches it off.",
+        .sqlstate = block ? "25P03" : "57P05",
+        .message = block ? "terminating connection due to idle-in-transaction timeout"
+                         : "terminating connection due to idle-session timeout",
+        .hint = block ? "SET idle_in_transaction_session_timeout changes it; 0 switches it off."
+                      : "SET idle_session_timeout changes it; 0 switches it off.",
     };
     pg_sink_error(sink, &e);
     end_call(s);

@@ -256,7 +256,7 @@ static void names_for_keys(struct sql_session *s, struct table_desc ***all, size
                    "the schema cannot be read now (%s): tables this node has not used are shown by "
                    "number",
                    err.text[0] == '\0' ? span_status_text(st) : err.text);
-        run_notice(s->sink, "01000", buf_cstr(&text));
+        run_notice(s, s->sink, "01000", buf_cstr(&text));
         buf_deinit(&text);
     }
 }

@@ -413,6 +413,52 @@ static size_t parse_or(const struct sql_tokens *t, struct sql_stmt *s, size_t i)
     return i + 2;
 }
 
+/* The strength of FOR UPDATE, NO KEY UPDATE, SHARE or KEY SHARE at token i; the token after it, 0
+ * for other words. */
+static size_t lock_strength(const struct sql_tokens *t, size_t i, bool *share)
+{
+    if (!sql_token_is(t, i, "FOR")) {
+        return 0;
+    }
+    i++;
+    if (sql_token_is(t, i, "NO") && sql_token_is(t, i + 1, "KEY") &&
+        sql_token_is(t, i + 2, "UPDATE")) {
+        return i + 3;
+    }
+    if (sql_token_is(t, i, "KEY") && sql_token_is(t, i + 1, "SHARE")) {
+        *share = true;
+        return i + 2;
+    }
+    *share = sql_token_is(t, i, "SHARE");
+    return *share || sql_token_is(t, i, "UPDATE") ? i + 1 : 0;
+}
+
+/* FOR .. [OF name, ..] [NOWAIT | SKIP LOCKED], as often as it stands there; i: the first FOR. */
+static void parse_locks(const struct sql_tokens *t, struct sql_stmt *s, size_t i)
+{
+    bool share = false;
+    size_t end = lock_strength(t, i, &share);
+    if (end == 0) {
+        return;
+    }
+    s->for_update = i;
+    s->for_share = true;
+    for (; end != 0 && end <= s->last; end = lock_strength(t, i, &share)) {
+        i = end;
+        s->for_share = s->for_share && share;
+        if (sql_token_is(t, i, "OF") && is_name(t, i + 1, s->last)) {
+            for (i += 2; sql_token_op(t, i, ",") && is_name(t, i + 1, s->last); i += 2) {
+            }
+        }
+        bool skip = sql_token_is(t, i, "SKIP") && sql_token_is(t, i + 1, "LOCKED");
+        if (i < s->last && (skip || sql_token_is(t, i, "NOWAIT"))) {
+            s->for_wait = i;
+            i += skip ? 2 : 1;
+        }
+        s->for_end = i;
+    }
+}
+
 /* Notes the first depth-0 occurrence of each clause of [i, last). */
 static void parse_clauses(const struct sql_tokens *t, struct sql_stmt *s, size_t i)
 {
@@ -432,11 +478,8 @@ static void parse_clauses(const struct sql_tokens *t, struct sql_stmt *s, size_t
             s->limit = i;
         } else if (s->returning == 0 && sql_token_is(t, i, "RETURNING")) {
             s->returning = i;
-        } else if (sql_token_is(t, i, "FOR") &&
-                   (sql_token_is(t, i + 1, "UPDATE") || sql_token_is(t, i + 1, "SHARE") ||
-                    sql_token_is(t, i + 1, "NO") || sql_token_is(t, i + 1, "KEY"))) {
-            s->for_update = i;
-            s->for_share = sql_token_is(t, i + 1, "SHARE") || sql_token_is(t, i + 1, "KEY");
+        } else if (s->for_update == 0 && s->verb == VERB_SELECT) {
+            parse_locks(t, s, i);
         }
     }
 }

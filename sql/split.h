@@ -4,9 +4,9 @@
  * understood here passes through and gets SQLite's own error.
  *
  * PostgreSQL spellings understood: $1 (mapped by number to ?1, never by order of appearance),
- * x::type, E'..', $tag$..$tag$, public.t, pg_catalog.f(), FOR UPDATE / FOR SHARE, ILIKE, LIMIT ALL,
- * OFFSET alone, FETCH FIRST, current_user and friends without parentheses, an alias without AS
- * after UPDATE and DELETE targets.
+ * x::type, E'..', $tag$..$tag$, public.t, pg_catalog.f(), FOR UPDATE / FOR SHARE, also before
+ * LIMIT, ILIKE, LIMIT ALL, OFFSET alone, FETCH FIRST, current_user and friends without parentheses,
+ * an alias without AS after UPDATE and DELETE targets.
  *
  * Literals in WHERE, SET and VALUES become parameters ?1 .. ?n when asked for (normalisation), so
  * that statements that differ only in literals share one prepared statement. */
@@ -100,7 +100,9 @@ struct sql_stmt {
     size_t order;
     size_t limit;
     size_t returning;
-    size_t for_update; /* FOR UPDATE | SHARE at the end: dropped from the rewritten text */
+    size_t for_update; /* SELECT .. FOR UPDATE | SHARE: dropped from the rewritten text */
+    size_t for_end;    /* the token after that clause: LIMIT and its like, or the statement's end */
+    size_t for_wait;   /* NOWAIT or SKIP LOCKED in it */
     bool for_share;
     size_t values_rows; /* tuples after VALUES */
 };

@@ -242,7 +242,7 @@ void ddl_sweep(struct sql_session *s)
                    "rows of what was dropped remain on disk (%s); the next large DROP or TRUNCATE "
                    "removes them",
                    s->err.message);
-        run_notice(s->sink, "01000", buf_cstr(&text));
+        run_notice(s, s->sink, "01000", buf_cstr(&text));
         buf_deinit(&text);
     }
     records_deinit(r);

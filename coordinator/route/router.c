@@ -178,6 +178,9 @@ static void send_to(struct router *r, const struct tt_now *now, struct route_req
         .may_wait = true,
         .follower_ok = rr->follower_ok,
     };
+    if (rr->budget_max_ns != 0 && q.budget_ns > rr->budget_max_ns) {
+        q.budget_ns = rr->budget_max_ns;
+    }
     rr->target = d->range;
     rr->node = node;
     rr->waiting = false;

@@ -50,6 +50,7 @@ struct route_request {
     bool steady;            /* resend every ROUTE_RESEND_NS; else the interval doubles */
     uint64_t deadline_ns;   /* monotonic */
     uint64_t budget_end_ns; /* monotonic deadline told to the range (C8); 0: deadline_ns */
+    uint64_t budget_max_ns; /* of one sending; 0: no less than until then */
     route_build_fn *build;
     route_done_fn *done;
 

@@ -76,6 +76,7 @@ struct txn_read {
         schema; /* versions in force that are relied on; those of tables not touched are left out */
     size_t schema_count;
     uint64_t deadline_ns;
+    uint64_t lock_wait_ns; /* with a lock: a range may wait for others so long; 0: deadline_ns */
 
     /* out */
     struct read_page *pages; /* [page_count], in order; owned by the txn_read, reused */

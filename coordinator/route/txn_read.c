@@ -507,6 +507,7 @@ static void piece_send(struct txn_clients *t, const struct tt_now *now, struct r
     uint64_t left = p->rr.deadline_ns > now->mono_ns ? p->rr.deadline_ns - now->mono_ns : 0;
     uint64_t grace = left / 8 < GRACE_NS_MAX ? left / 8 : GRACE_NS_MAX;
     p->rr.budget_end_ns = p->rr.deadline_ns - grace;
+    p->rr.budget_max_ns = r->lock == READ_LOCK_NONE ? 0 : r->lock_wait_ns;
     p->busy = true;
     p->op->busy++;
     route_send(t->router, now, &p->rr);

@@ -90,6 +90,7 @@ void fuzz_seeds(fuzz_emit *emit, void *ctx)
         "EXPLAIN SELECT 1 ILIKE 2",
         "SHOW TRANSACTION STATUS 'id'",
         "INSERT OR REPLACE INTO t DEFAULT VALUES",
+        "SELECT 'a'FOR UPDATE OF t, u SKIP LOCKED FOR NO KEY UPDATE LIMIT 1 OFFSET $1",
     };
     char name[8] = "sql-a";
     for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {

@@ -841,6 +841,12 @@ static void mem_set_deadline(struct kv *kv, uint64_t mono_ns)
     (void)mono_ns;
 }
 
+static void mem_set_lock_timeout(struct kv *kv, uint64_t ns)
+{
+    (void)kv;
+    (void)ns;
+}
+
 static void mem_cancel(struct kv *kv)
 {
     mem_of(kv)->canceled = true;
@@ -985,6 +991,7 @@ static const struct kv_ops mem_ops = {
     .read_ts = mem_read_ts,
     .now_latest = mem_now_latest,
     .set_deadline = mem_set_deadline,
+    .set_lock_timeout = mem_set_lock_timeout,
     .cancel = mem_cancel,
     .clear_cancel = mem_clear_cancel,
     .split_at = mem_split_at,

@@ -525,6 +525,15 @@ Test(kv_session, a_blocked_call_is_canceled_from_another_thread, .timeout = 60)
     cr_assert_eq(atomic_load(&x.status), SPAN_DEADLINE);
     b->ops->set_deadline(b, 0);
     b->ops->rollback(b);
+    begin_rw(b);
+    b->ops->set_lock_timeout(b, 50 * MS_NS); /* long before the operation's own 10 s */
+    uint64_t before = deadline_in(g, 0);
+    atomic_store(&x.status, -1);
+    blocked_get(&x);
+    cr_assert_eq(atomic_load(&x.status), SPAN_DEADLINE);
+    cr_assert_lt(deadline_in(g, 0) - before, 8 * SEC_NS);
+    b->ops->set_lock_timeout(b, 0);
+    b->ops->rollback(b);
     for (int i = 0; i < 30; i++) { /* races of cancel with the end of a call */
         begin_rw(b);
         pthread_create(&t, NULL, blocked_get, &x);

@@ -241,6 +241,270 @@ Test(session, updates_and_for_update_lock_what_they_return)
     cr_assert_eq(kv_mem_update_locks(f.store), before + 3);
 }
 
+/* What stands behind FOR UPDATE counts: LIMIT works there, and the rest is refused. */
+Test(session, nothing_behind_for_update_is_dropped)
+{
+    static const char *const locks[] = {"UPDATE", "NO KEY UPDATE", "SHARE", "KEY SHARE"};
+    char sql[200];
+    ok(0, "CREATE TABLE w(id INT PRIMARY KEY)");
+    ok(0, "INSERT INTO w VALUES (1), (2), (3)");
+    for (size_t i = 0; i < sizeof locks / sizeof locks[0]; i++) {
+        snprintf(sql, sizeof sql, "SELECT * FROM w FOR %s LIMIT 1", locks[i]);
+        gives(0, sql, "1");
+        snprintf(sql, sizeof sql, "SELECT * FROM w ORDER BY id FOR %s OF w LIMIT 2 OFFSET 1",
+                 locks[i]);
+        gives(0, sql, "2\n3");
+        snprintf(sql, sizeof sql, "SELECT * FROM w AS x FOR %s OF w, nope", locks[i]);
+        fails(0, sql, "42P01");
+        snprintf(sql, sizeof sql, "SELECT * FROM w FOR %s WHERE id = 2", locks[i]);
+        fails(0, sql, "42601");
+        snprintf(sql, sizeof sql, "SELECT * FROM w FOR %s foo bar", locks[i]);
+        fails(0, sql, "42601");
+        snprintf(sql, sizeof sql, "SELECT * FROM w FOR %s SKIP LOCKED LIMIT 1", locks[i]);
+        fails(0, sql, "0A000");
+        snprintf(sql, sizeof sql, "SELECT * FROM w FOR %s OF w NOWAIT", locks[i]);
+        fails(0, sql, "0A000");
+    }
+    gives(0, "SELECT * FROM w FOR UPDATE OFFSET 1", "2\n3");
+    gives(0, "SELECT * FROM w FOR SHARE FETCH FIRST 1 ROW ONLY", "1");
+    gives(0, "SELECT * FROM w LIMIT 1 FOR UPDATE", "1");
+    gives(0,
+          "SELECT * FROM w AS x, w AS y WHERE x.id = y.id LIMIT 1 FOR UPDATE OF x FOR SHARE OF y",
+          "1|1");
+    fails(0, "SELECT * FROM w LIMIT 1 FOR UPDATE LIMIT 1", "42601");
+    fails(0, "SELECT * FROM w FOR NOTHING", "42601");
+    fails(0, "EXPLAIN SELECT * FROM w FOR UPDATE SKIP LOCKED", "0A000");
+    fails(0, "UPDATE w SET id = 9 WHERE id = 3 FOR UPDATE", "42601");
+    fails(0, "DELETE FROM w FOR UPDATE", "42601");
+    gives(0, "SELECT count(*) FROM w", "3");
+    ok(0, "BEGIN READ ONLY");
+    fails(0, "SELECT * FROM w FOR SHARE", "25006");
+    ok(0, "ROLLBACK");
+}
+
+Test(session, begin_inside_a_message_or_a_block_keeps_its_mode)
+{
+    ok(0, "CREATE TABLE z(a INT PRIMARY KEY)");
+    fails(0, "SELECT count(*) FROM z; BEGIN READ ONLY; INSERT INTO z VALUES (1); COMMIT", "25006");
+    ok(0, "ROLLBACK");
+    ok(0, "INSERT INTO z VALUES (1); BEGIN READ ONLY; SELECT count(*) FROM z; COMMIT");
+    gives(0, "SELECT count(*) FROM z", "1");
+    fails(0, "SELECT count(*) FROM z; BEGIN READ ONLY; CREATE TABLE y(a INT); COMMIT", "25006");
+    ok(0, "ROLLBACK");
+    fails(0, "SELECT count(*) FROM z; BEGIN READ ONLY AS OF '-30s'; SELECT count(*) FROM z; COMMIT",
+          "25001");
+    cr_assert_eq(status(0), 'I');
+    ok(0, "SELECT 1; BEGIN; INSERT INTO z VALUES (2)");
+    cr_assert_eq(status(0), 'T');
+    ok(0, "COMMIT");
+    fails(0, "SELECT 1; BEGIN SIDEWAYS", "42601");
+
+    ok(0, "BEGIN");
+    ok(0, "BEGIN ISOLATION LEVEL SERIALIZABLE, READ WRITE");
+    cr_assert_str_eq(f.c[0].notice, "there is already a transaction in progress");
+    fails(0, "BEGIN READ ONLY", "25001");
+    cr_assert_eq(status(0), 'E');
+    ok(0, "ROLLBACK");
+    ok(0, "BEGIN READ ONLY");
+    ok(0, "START TRANSACTION READ ONLY");
+    fails(0, "BEGIN AS OF '-1s'", "25001");
+    ok(0, "ROLLBACK");
+    fails(0, "START", "42601");
+    fails(0, "START nothing", "42601");
+    fails(0, "BEGIN READ ONLY READ WRITE", "42601");
+    fails(0, "BEGIN ISOLATION LEVEL READ nonsense", "42601");
+    fails(0, "BEGIN ISOLATION LEVEL nonsense", "42601");
+    fails(0, "BEGIN ,", "42601");
+    ok(0, "BEGIN IMMEDIATE TRANSACTION; COMMIT");
+}
+
+Test(session, set_transaction_gives_the_block_its_mode_or_is_refused)
+{
+    ok(0, "CREATE TABLE z(a INT PRIMARY KEY)");
+    kv_mem_advance(f.store, 10 * SEC_NS);
+    ok(0, "INSERT INTO z VALUES (1)");
+    ok(0, "SET TRANSACTION READ ONLY");
+    cr_assert_str_eq(f.c[0].notice, "SET TRANSACTION can only be used in transaction blocks");
+    ok(0, "BEGIN; SET TRANSACTION READ ONLY");
+    fails(0, "INSERT INTO z VALUES (2)", "25006");
+    ok(0, "ROLLBACK; BEGIN; INSERT INTO z VALUES (2); SET TRANSACTION READ ONLY");
+    gives(0, "SHOW transaction_read_only", "on");
+    fails(0, "INSERT INTO z VALUES (3)", "25006");
+    ok(0,
+       "ROLLBACK; BEGIN READ ONLY; SET TRANSACTION READ WRITE; INSERT INTO z VALUES (2); COMMIT");
+    ok(0, "BEGIN READ ONLY; SELECT count(*) FROM z");
+    fails(0, "SET TRANSACTION READ WRITE", "25001");
+    ok(0, "ROLLBACK; BEGIN; SET TRANSACTION AS OF '-5s'");
+    gives(0, "SELECT count(*) FROM z", "0");
+    ok(0, "COMMIT; BEGIN; SELECT count(*) FROM z");
+    fails(0, "SET TRANSACTION AS OF '-5s'", "25001");
+    ok(0, "ROLLBACK; BEGIN; SET TRANSACTION ISOLATION LEVEL READ COMMITTED");
+    gives(0, "SHOW transaction_isolation", "serializable");
+    fails(0, "SET TRANSACTION ISOLATION LEVEL nonsense", "42601");
+    ok(0, "ROLLBACK");
+    fails(0, "SET TRANSACTION foo", "42601");
+    fails(0, "SET TRANSACTION", "42601");
+    fails(0, "SET TRANSACTION READ ONLY; INSERT INTO z VALUES (5)", "25006");
+    gives(0, "SELECT count(*) FROM z", "2");
+}
+
+Test(session, what_stands_behind_the_end_of_a_block_counts)
+{
+    static const char *const ends[] = {"COMMIT", "END", "ROLLBACK", "ABORT"};
+    char sql[100];
+    ok(0, "CREATE TABLE z(a INT PRIMARY KEY)");
+    for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++) {
+        static const char *const good[] = {"", " WORK", " TRANSACTION", " AND NO CHAIN",
+                                           " WORK AND NO CHAIN"};
+        static const char *const bad[] = {" nonsense",        " WORK TRANSACTION", " AND",
+                                          " AND CHAIN CHAIN", " AND NO",           " 5"};
+        for (size_t k = 0; k < sizeof good / sizeof good[0]; k++) {
+            snprintf(sql, sizeof sql, "%s%s", ends[i], good[k]);
+            ok(0, "BEGIN");
+            ok(0, sql);
+            cr_assert_eq(status(0), 'I');
+        }
+        ok(0, "BEGIN");
+        for (size_t k = 0; k < sizeof bad / sizeof bad[0]; k++) {
+            snprintf(sql, sizeof sql, "%s%s", ends[i], bad[k]);
+            fails(0, sql, "42601");
+            cr_assert_eq(status(0), 'E', "%s", sql);
+        }
+        snprintf(sql, sizeof sql, "%s PREPARED 'x'", ends[i]);
+        fails(0, sql, "0A000");
+        ok(0, "ROLLBACK");
+        snprintf(sql, sizeof sql, "%s AND CHAIN", ends[i]);
+        fails(0, sql, "25P01");
+        ok(0, "BEGIN READ ONLY");
+        ok(0, sql);
+        cr_assert_eq(status(0), 'T');
+        fails(0, "INSERT INTO z VALUES (1)", "25006");
+        ok(0, sql); /* the failed one ends, the next one begins */
+        cr_assert_eq(status(0), 'T');
+        ok(0, "ROLLBACK");
+    }
+    ok(0, "BEGIN; INSERT INTO z VALUES (1); COMMIT AND CHAIN");
+    gives(1, "SELECT count(*) FROM z", "1");
+    ok(0, "INSERT INTO z VALUES (2); ROLLBACK AND CHAIN");
+    ok(0, "INSERT INTO z VALUES (3); COMMIT");
+    gives(1, "SELECT group_concat(a) FROM z", "1,3");
+    ok(0, "BEGIN; SAVEPOINT a");
+    fails(0, "ROLLBACK TO a b", "42601");
+    fails(0, "ROLLBACK TO SAVEPOINT", "42601");
+    ok(0, "ROLLBACK TO SAVEPOINT a; COMMIT");
+}
+
+/* A setting that promises something keeps it or is refused. */
+Test(session, settings_that_promise_something_keep_it_or_are_refused)
+{
+    static const char *const refused[][2] = {
+        {"SET timezone = 'Europe/Berlin'", "0A000"},
+        {"SET TIME ZONE 'PST8PDT'", "0A000"},
+        {"SET TIME ZONE 3", "0A000"},
+        {"SET datestyle = 'German'", "0A000"},
+        {"SET datestyle = 'SQL, DMY'", "0A000"},
+        {"SET bytea_output = 'escape'", "0A000"},
+        {"SET standard_conforming_strings = off", "0A000"},
+        {"SET standard_conforming_strings = 7", "22023"},
+        {"SET transaction_isolation = 'nonsense'", "22023"},
+        {"SET default_transaction_read_only = maybe", "22023"},
+        {"SET lock_timeout = 'soon'", "22023"},
+        {"SET idle_session_timeout = 'x'", "22023"},
+        {"SET client_min_messages = loud", "22023"},
+        {"SET default_tablespace = 'x'", "0A000"},
+        {"RESET ALL foo", "42601"},
+        {"RESET lock_timeout foo", "42601"},
+        {"DISCARD foo", "42601"},
+        {"DISCARD ALL foo", "42601"},
+        {"DEALLOCATE ALL foo", "42601"},
+        {"SET SESSION CHARACTERISTICS AS TRANSACTION READ nonsense", "42601"},
+        {"SET SESSION CHARACTERISTICS foo", "42601"},
+        {"SET SESSION CHARACTERISTICS AS TRANSACTION AS OF '-5s'", "0A000"},
+    };
+    for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++) {
+        fails(0, refused[i][0], refused[i][1]);
+    }
+    gives(0, "SHOW timezone", "Etc/UTC");
+    ok(0, "SET TIME ZONE 'UTC'; SET TIME ZONE LOCAL; SET timezone = 'Etc/GMT'; SET TIME ZONE 0");
+    ok(0, "SET TIME ZONE INTERVAL '+00:00' HOUR TO MINUTE; SET datestyle TO iso, dmy");
+    ok(0, "SET search_path = a, public");
+    cr_assert_str_eq(f.c[0].notice, "schema \"a\" does not exist: every table is in schema public");
+    f.c[0].notice[0] = '\0';
+    ok(0, "SET client_min_messages = error; SET search_path = a; RESET client_min_messages");
+    cr_assert_str_eq(f.c[0].notice, "");
+    ok(0, "SET default_transaction_isolation TO 'read committed'");
+    gives(0, "SHOW default_transaction_isolation", "serializable");
+
+    ok(0, "CREATE TABLE z(a INT PRIMARY KEY)");
+    ok(0, "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY");
+    gives(0, "SHOW default_transaction_read_only", "on");
+    gives(0, "SHOW transaction_read_only", "on");
+    fails(0, "INSERT INTO z VALUES (1)", "25006");
+    fails(0, "CREATE INDEX zi ON z(a)", "25006");
+    fails(0, "TRUNCATE z", "25006");
+    fails(0, "SELECT * FROM z FOR UPDATE", "25006");
+    fails(0, "SELECT 1; INSERT INTO z VALUES (1)", "25006");
+    gives(0, "SELECT count(*) FROM z", "0");
+    ok(0, "BEGIN READ WRITE; INSERT INTO z VALUES (1); COMMIT");
+    ok(0, "SET default_transaction_read_only = 0");
+    ok(0, "INSERT INTO z VALUES (2)");
+
+    ok(0, "SET lock_timeout = '50ms'");
+    kv_mem_fail_read(f.store, 1, SPAN_DEADLINE);
+    fails(0, "SELECT * FROM z WHERE a = 1", "55P03");
+    cr_assert_str_eq(f.c[0].message, "canceling statement due to lock timeout");
+    kv_mem_fail_read(f.store, 0, SPAN_OK);
+
+    const struct pg_session_ops *ops = f.c[0].session.ops;
+    f.mono_ns = 1000 * SEC_NS;
+    ok(0, "SET idle_session_timeout = '5s'");
+    cr_assert(ops->idle_check(f.c[0].session.impl, f.mono_ns + 4 * SEC_NS, &f.c[0].sink));
+    cr_assert_not(ops->idle_check(f.c[0].session.impl, f.mono_ns + 6 * SEC_NS, &f.c[0].sink));
+    cr_assert_str_eq(f.c[0].code, "57P05");
+}
+
+/* What a driver says of itself at start-up refuses no connection: it is told what is so. */
+Test(session, a_time_zone_at_start_up_is_answered_with_utc)
+{
+    struct span_error err = {0};
+    cr_assert(sql_session_set(f.session[0], "TimeZone", "Europe/Berlin", &err), "%s", err.text);
+    cr_assert(sql_session_set(f.session[0], "DateStyle", "German", &err), "%s", err.text);
+    cr_assert_not(sql_session_set(f.session[0], "client_encoding", "LATIN1", &err));
+    cr_assert_not(sql_session_set(f.session[0], "nosuch", "1", &err));
+    gives(0, "SHOW timezone", "Etc/UTC");
+    gives(0, "SHOW datestyle", "ISO, MDY");
+    gives(0, "SELECT 1", "1");
+}
+
+Test(session, settings_follow_their_transaction)
+{
+    ok(0, "SET lock_timeout = '1s'");
+    ok(0, "BEGIN; SET LOCAL lock_timeout = '2s'");
+    gives(0, "SHOW lock_timeout", "2s");
+    ok(0, "COMMIT");
+    gives(0, "SHOW lock_timeout", "1s");
+    ok(0, "BEGIN; SET lock_timeout = '3s'; SET LOCAL lock_timeout = '4s'; COMMIT");
+    gives(0, "SHOW lock_timeout", "3s");
+    ok(0, "BEGIN; SET LOCAL lock_timeout = '4s'; SET lock_timeout = '5s'; COMMIT");
+    gives(0, "SHOW lock_timeout", "5s");
+    ok(0, "BEGIN; SET lock_timeout = '6s'; SET application_name = 'x'; ROLLBACK");
+    gives(0, "SHOW lock_timeout", "5s");
+    cr_assert_str_eq(f.c[0].param, "application_name=");
+    ok(0, "BEGIN; SET lock_timeout = '6s'; SAVEPOINT a; SET lock_timeout = '7s'; SET LOCAL "
+          "statement_timeout = '9s'; ROLLBACK TO a");
+    gives(0, "SHOW lock_timeout", "6s");
+    gives(0, "SHOW statement_timeout", "0");
+    ok(0, "COMMIT");
+    gives(0, "SHOW lock_timeout", "6s");
+    fails(0, "SET lock_timeout = '8s'; SELECT nosuch", "42703");
+    gives(0, "SHOW lock_timeout", "6s");
+    ok(0, "SET LOCAL lock_timeout = '8s'");
+    cr_assert_str_eq(f.c[0].notice, "SET LOCAL can only be used in transaction blocks");
+    gives(0, "SHOW lock_timeout", "6s");
+    ok(0, "BEGIN; RESET lock_timeout; ROLLBACK");
+    gives(0, "SHOW lock_timeout", "6s");
+}
+
 Test(session, settings_are_remembered_checked_and_reported)
 {
     ok(0, "SET application_name = 'my app'");
