@@ -82,6 +82,7 @@ void block_report_txn_id(struct sql_session *s)
     const char *id = s->kv->ops->txn_id(s->kv);
     if (id != NULL && id[0] != '\0' && strcmp(id, s->txn_id) != 0) {
         snprintf(s->txn_id, sizeof s->txn_id, "%s", id);
+        snprintf(s->last_txn_id, sizeof s->last_txn_id, "%s", id);
         if (s->sink != NULL) {
             pg_sink_parameter_status(s->sink, "spanlite.txn_id", s->txn_id); /* rule E1 */
         }
@@ -109,6 +110,14 @@ bool block_commit(struct sql_session *s)
         }
         end_block(s, false);
         (void)session_fail(s, st, &err);
+        if (st == SPAN_UNKNOWN_OUTCOME && s->txn_id[0] != '\0') {
+            snprintf(s->err.detail, sizeof s->err.detail, "The transaction's id is %s.", s->txn_id);
+            sql_error_hint(
+                &s->err,
+                "The transaction may have committed. SHOW TRANSACTION STATUS '%s' tells, "
+                "in any session; without the id in this one.",
+                s->txn_id);
+        }
         if (st == SPAN_TOO_LARGE) {
             sql_error_hint(&s->err, "Split the work into several transactions.");
         }

@@ -330,28 +330,52 @@ static void keep_ranges_of(struct kv_table *t, uint32_t id)
 
 /* --- the store's tables --- */
 
+/* Name of a table at *at, which moves behind it: t, public.t. False with s->err. */
+static bool take_table(struct sql_session *s, const struct sql_stmt *st, size_t *at,
+                       struct table_desc **d)
+{
+    struct buf name = {0};
+    const struct sql_tokens *t = &s->tokens;
+    *d = NULL;
+    if (*at >= st->last) {
+        sql_error_set(&s->err, "42601", "SHOW needs the name of a table here");
+        return false;
+    }
+    if (*at + 2 < st->last && sql_token_op(t, *at + 1, ".") &&
+        (sql_token_is(t, *at, "public") || sql_token_is(t, *at, "main"))) {
+        *at += 2;
+    }
+    sql_token_name(t, *at, &name);
+    (*at)++;
+    bool ok = run_at_end(s, st, *at) && session_find_desc(s, buf_cstr(&name), d);
+    if (ok && (*d == NULL || (*d)->kind == DESC_INDEX_NAME)) {
+        sql_error_set(&s->err, "42P01", "no such table: %s", buf_cstr(&name));
+        ok = false;
+    }
+    buf_deinit(&name);
+    return ok;
+}
+
 static bool store_table(struct sql_session *s, const struct sql_stmt *st, enum kv_show what,
                         struct kv_table *out)
 {
     struct span_error err = {0};
-    struct buf name = {0};
     struct table_desc *only = NULL;
     size_t i = st->first + 2;
-    if (i < st->last &&
+    bool ok = true;
+    if (what == KV_SHOW_RANGES &&
         (sql_token_is(&s->tokens, i, "FROM") || sql_token_is(&s->tokens, i, "FOR"))) {
         i++;
         i += sql_token_is(&s->tokens, i, "TABLE") ? 1 : 0;
-        sql_token_name(&s->tokens, i, &name);
-        bool ok = session_find_desc(s, buf_cstr(&name), &only);
-        if (ok && (only == NULL || only->kind != DESC_TABLE)) {
-            sql_error_set(&s->err, "42P01", "no such table: %s", buf_cstr(&name));
+        ok = take_table(s, st, &i, &only);
+        if (ok && only->kind != DESC_TABLE) {
+            sql_error_set(&s->err, "42809", "a view has no ranges: %s", only->name);
             ok = false;
         }
-        if (!ok) {
-            table_desc_unref(only);
-            buf_deinit(&name);
-            return false;
-        }
+    }
+    if (!ok || !run_at_end(s, st, i)) {
+        table_desc_unref(only);
+        return false;
     }
     span_status rs = s->kv->ops->show(s->kv, what, out, &err);
     if (rs == SPAN_OK) {
@@ -367,49 +391,147 @@ static bool store_table(struct sql_session *s, const struct sql_stmt *st, enum k
         }
     }
     table_desc_unref(only);
-    buf_deinit(&name);
     return rs == SPAN_OK || session_fail(s, rs, &err);
+}
+
+/* Keeps the rows whose cell in column c is `value`; how many there are. */
+static size_t keep_rows(struct kv_table *t, int c, const char *value)
+{
+    size_t keep = 0;
+    for (size_t r = 0; r < t->rows; r++) {
+        char **row = &t->cells[r * t->columns];
+        bool in = c >= 0 && row[c] != NULL && strcasecmp(row[c], value) == 0;
+        for (size_t k = 0; k < t->columns; k++) {
+            if (!in) {
+                span_free(row[k]);
+            } else if (keep != r) {
+                t->cells[keep * t->columns + k] = row[k];
+            }
+        }
+        keep += in ? 1 : 0;
+    }
+    t->rows = keep;
+    return keep;
+}
+
+/* SHOW CLUSTER [SETTINGS] | CLUSTER [SETTING] name */
+static bool cluster_settings(struct sql_session *s, const struct sql_stmt *st, struct kv_table *out,
+                             bool ask)
+{
+    struct span_error err = {0};
+    struct buf name = {0};
+    struct buf part = {0};
+    const struct sql_tokens *t = &s->tokens;
+    size_t i = st->first + 2;
+    i += sql_token_is(t, i, "SETTINGS") || sql_token_is(t, i, "SETTING") ? 1 : 0;
+    for (bool dot = true; i < st->last && dot; i += dot ? 2 : 1) {
+        sql_token_name(t, i, &part);
+        dot = i + 2 < st->last && sql_token_op(t, i + 1, ".");
+        buf_append_slice(&name, buf_slice(&part));
+        buf_append_str(&name, dot ? "." : "");
+    }
+    (void)buf_cstr(&name);
+    bool ok = run_at_end(s, st, i);
+    span_status rs = ok ? s->kv->ops->show(s->kv, KV_SHOW_CLUSTER_SETTINGS, out, &err) : SPAN_OK;
+    if (rs != SPAN_OK) {
+        ok = session_fail(s, rs, &err);
+    }
+    if (ok && ask && name.size > 0 &&
+        keep_rows(out, column_named(out, "name"), buf_cstr(&name)) == 0) {
+        sql_error_set(&s->err, "42704", "there is no cluster setting %s", buf_cstr(&name));
+        sql_error_hint(&s->err, "SHOW CLUSTER SETTINGS lists them.");
+        ok = false;
+    }
+    buf_deinit(&part);
+    buf_deinit(&name);
+    return ok;
+}
+
+/* Is a transaction with this id, as SHOW TRANSACTIONS shows it, open somewhere? */
+static bool is_open(struct sql_session *s, const char *id)
+{
+    struct kv_table all;
+    struct span_error err = {0};
+    memset(&all, 0, sizeof all);
+    bool open = false;
+    bool over = false;
+    if (s->kv->ops->show(s->kv, KV_SHOW_TRANSACTIONS, &all, &err) == SPAN_OK) {
+        int c = column_named(&all, "txn_id");
+        int state = column_named(&all, "state");
+        for (size_t r = 0; r < all.rows && c >= 0 && state >= 0; r++) {
+            char **row = &all.cells[r * all.columns];
+            bool same = row[c] != NULL && row[state] != NULL && strcmp(row[c], id) == 0;
+            bool told = same && (strcmp(row[state], "decided") == 0 ||
+                                 strcmp(row[state], "finishing") == 0);
+            open = open || same;
+            over = over || told;
+        }
+    }
+    kv_table_deinit(&all);
+    return open && !over;
+}
+
+/* The id to ask with into *id: the one in the statement, or of the session's last transaction. */
+static bool status_id(struct sql_session *s, const struct sql_stmt *st, struct buf *id)
+{
+    size_t last = strlen(s->last_txn_id);
+    if (st->first + 3 >= st->last) {
+        buf_append(id, s->last_txn_id, last);
+        if (last == 0) {
+            sql_error_set(&s->err, "22023", "this session has had no transaction with an id yet");
+            sql_error_hint(&s->err, "SHOW TRANSACTION STATUS 'id' takes one of another session. A "
+                                    "statement outside BEGIN has none.");
+        }
+        return last > 0;
+    }
+    sql_token_name(&s->tokens, st->first + 3, id);
+    if (!run_at_end(s, st, st->first + 4)) {
+        return false;
+    }
+    if (id->size > 0 && id->size < last && s->last_txn_id[id->size] == '@' &&
+        memcmp(id->data, s->last_txn_id, id->size) == 0) {
+        buf_clear(id);
+        buf_append(id, s->last_txn_id, last);
+    }
+    return true;
 }
 
 static bool txn_status(struct sql_session *s, const struct sql_stmt *st, struct kv_table *out,
                        bool ask)
 {
-    static const char *const names[] = {"status", "commit_timestamp"};
+    static const char *const names[] = {"status", "commit_timestamp", "txn_id"};
+    static const char *const words[] = {"running", "committed", "aborted", "expired"};
     struct span_error err = {0};
     struct buf id = {0};
     enum kv_txn_outcome outcome = KV_TXN_RUNNING;
     struct tt_ts ts = {0};
-    kv_table_init(out, 2, names, NULL);
+    kv_table_init(out, st->first + 3 >= st->last ? 3 : 2, names, NULL);
     if (!ask) {
         return true;
     }
-    if (st->first + 3 >= st->last) {
-        sql_error_set(&s->err, "42601", "SHOW TRANSACTION STATUS takes the transaction's id");
-        sql_error_hint(&s->err, "The session got it as parameter spanlite.txn_id.");
-        return false;
-    }
-    sql_token_name(&s->tokens, st->first + 3, &id);
-    if (strchr(buf_cstr(&id), '@') == NULL) {
-        sql_error_set(&s->err, "22023", "not a transaction id: %.200s", buf_cstr(&id));
+    bool ok = status_id(s, st, &id);
+    if (ok && strchr(buf_cstr(&id), '@') != NULL) {
+        span_status rs = s->kv->ops->txn_status(s->kv, buf_cstr(&id), &outcome, &ts, &err);
+        session_gate(s);
+        ok = rs == SPAN_OK || session_fail(s, rs, &err);
+    } else if (ok && !is_open(s, buf_cstr(&id))) {
+        sql_error_set(&s->err, "22023", "not the id of an open transaction: %.200s", buf_cstr(&id));
         sql_error_hint(&s->err,
-                       "An id is written 'number-number-number@key', as the session got it "
-                       "in parameter spanlite.txn_id; SHOW TRANSACTIONS and SHOW LOCKS "
-                       "show only the part before the @.");
-        buf_deinit(&id);
-        return false;
+                       "The outcome of one that is over is found by its whole id, "
+                       "'number-number-number@key', as the session got it in parameter "
+                       "spanlite.txn_id and in the DETAIL of error 40003; SHOW TRANSACTIONS and "
+                       "SHOW LOCKS show only the part before the @.");
+        ok = false;
     }
-    span_status rs = s->kv->ops->txn_status(s->kv, buf_cstr(&id), &outcome, &ts, &err);
-    session_gate(s);
+    if (ok) {
+        char stamp[32];
+        snprintf(stamp, sizeof stamp, "%llu", (unsigned long long)ts.ns);
+        const char *cells[] = {words[outcome], outcome == KV_TXN_COMMITTED ? stamp : NULL,
+                               buf_cstr(&id)};
+        kv_table_add_row(out, cells);
+    }
     buf_deinit(&id);
-    if (rs != SPAN_OK) {
-        return session_fail(s, rs, &err);
-    }
-    static const char *const words[] = {"running", "committed", "aborted", "expired"};
-    char stamp[32];
-    snprintf(stamp, sizeof stamp, "%llu", (unsigned long long)ts.ns);
-    const char *cells[] = {words[outcome], outcome == KV_TXN_COMMITTED ? stamp : NULL};
-    kv_table_add_row(out, cells);
-    return true;
+    return ok;
 }
 
 /* --- the schema --- */
@@ -490,27 +612,6 @@ static void index_rows(const struct table_desc *d, const struct table_index *ix,
     buf_deinit(&cols);
 }
 
-static bool of_table(struct sql_session *s, const struct sql_stmt *st, size_t name_at,
-                     struct table_desc **d)
-{
-    struct buf name = {0};
-    if (sql_token_is(&s->tokens, name_at, "FROM") || sql_token_is(&s->tokens, name_at, "FOR")) {
-        name_at++;
-    }
-    if (name_at >= st->last) {
-        sql_error_set(&s->err, "42601", "SHOW needs the name of a table here");
-        return false;
-    }
-    sql_token_name(&s->tokens, name_at, &name);
-    bool ok = session_find_desc(s, buf_cstr(&name), d);
-    if (ok && (*d == NULL || (*d)->kind == DESC_INDEX_NAME)) {
-        sql_error_set(&s->err, "42P01", "no such table: %s", buf_cstr(&name));
-        ok = false;
-    }
-    buf_deinit(&name);
-    return ok;
-}
-
 static bool schema_show(struct sql_session *s, const struct sql_stmt *st, char what,
                         struct kv_table *out, bool ask)
 {
@@ -531,7 +632,9 @@ static bool schema_show(struct sql_session *s, const struct sql_stmt *st, char w
     if (!ask) {
         return true;
     }
-    bool ok = of_table(s, st, st->first + 2, &d);
+    size_t at = st->first + 2;
+    at += sql_token_is(&s->tokens, at, "FROM") || sql_token_is(&s->tokens, at, "FOR") ? 1 : 0;
+    bool ok = take_table(s, st, &at, &d);
     if (ok && what == 'c') {
         columns(d, out);
     } else if (ok && what == 'i') {
@@ -613,13 +716,13 @@ static bool show(struct sql_session *s, const struct sql_stmt *st, struct kv_tab
         }
     }
     if (sql_token_is(t, i, "CLUSTER")) {
-        return store_table(s, st, KV_SHOW_CLUSTER_SETTINGS, out);
+        return cluster_settings(s, st, out, ask);
     }
     if (sql_token_is(t, i, "TRANSACTION") && sql_token_is(t, i + 1, "STATUS")) {
         return txn_status(s, st, out, ask);
     }
     if (sql_token_is(t, i, "TABLES")) {
-        return tables(s, out, ask);
+        return run_at_end(s, st, i + 1) && tables(s, out, ask);
     }
     if (sql_token_is(t, i, "COLUMNS")) {
         return schema_show(s, st, 'c', out, ask);

@@ -413,8 +413,7 @@ static bool do_echo(struct call *c)
 static bool do_status(struct call *c)
 {
     if (c->args[0] == NULL) {
-        shell_error(c->sh, "\\status needs a transaction's id");
-        return false;
+        return shell_run_titled(c->sh, "SHOW TRANSACTION STATUS", NULL, NULL);
     }
     char *quoted = PQescapeLiteral(c->sh->conn, c->args[0], strlen(c->args[0]));
     char *sql = span_asprintf("SHOW TRANSACTION STATUS %s", quoted == NULL ? "''" : quoted);
@@ -442,7 +441,7 @@ static const struct meta table[] = {
     {"\\clock", "", "TrueTime of every node: state and epsilon", do_clock},
     {"\\txns", "", "transactions under way and in doubt", do_txns},
     {"\\locks", "", "locks: holder, waiter, age", do_locks},
-    {"\\status", "ID", "what became of a transaction", do_status},
+    {"\\status", "[ID]", "what became of a transaction; without one, of the last", do_status},
     {"\\conninfo", "", "the connection", do_conninfo},
     {"\\c", "[URL]", "connect again, or to another cluster", do_connect},
     {"\\timing", "[on|off]", "time of every statement", do_timing},

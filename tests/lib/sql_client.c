@@ -90,6 +90,7 @@ static void on_error(void *ctx, const struct pg_error *e)
     struct sql_client *c = ctx;
     snprintf(c->code, sizeof c->code, "%s", e->sqlstate);
     snprintf(c->message, sizeof c->message, "%s", e->message);
+    snprintf(c->detail, sizeof c->detail, "%s", e->detail == NULL ? "" : e->detail);
     snprintf(c->hint, sizeof c->hint, "%s", e->hint == NULL ? "" : e->hint);
     snprintf(c->constraint, sizeof c->constraint, "%s", e->constraint == NULL ? "" : e->constraint);
     c->position = e->position;
@@ -180,6 +181,7 @@ void sql_client_clear(struct sql_client *c)
     c->tags[0] = '\0';
     c->code[0] = '\0';
     c->message[0] = '\0';
+    c->detail[0] = '\0';
     c->hint[0] = '\0';
     c->constraint[0] = '\0';
     c->notice[0] = '\0';

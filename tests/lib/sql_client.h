@@ -15,6 +15,7 @@ struct sql_client {
     char tags[256]; /* command tags, joined by "; " */
     char code[6];   /* SQLSTATE of the error, "" */
     char message[1024];
+    char detail[512];
     char hint[512];
     char constraint[256];
     uint32_t position;

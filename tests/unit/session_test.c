@@ -172,7 +172,65 @@ Test(session, an_unknown_outcome_is_40003_and_never_tried_again)
     kv_mem_fail_commit(f.store, 1, SPAN_UNKNOWN_OUTCOME, 1);
     fails(0, "INSERT INTO t VALUES (1)", "40003");
     cr_assert(strstr(f.c[0].hint, "SHOW TRANSACTION STATUS") != NULL);
+    cr_assert_str_eq(f.c[0].detail, "");
     gives(0, "SELECT count(*) FROM t", "0");
+}
+
+/* Its id is at hand for who wants to know what became of it, also later. */
+Test(session, an_unknown_outcome_tells_the_id_to_ask_with)
+{
+    char id[128];
+    char sql[300];
+    fails(0, "SHOW TRANSACTION STATUS", "22023"); /* none yet */
+    ok(0, "CREATE TABLE t(a INT PRIMARY KEY)");
+    ok(0, "BEGIN");
+    ok(0, "INSERT INTO t VALUES (1)");
+    snprintf(id, sizeof id, "%s", f.c[0].param + strlen("spanlite.txn_id="));
+    kv_mem_fail_commit(f.store, 1, SPAN_UNKNOWN_OUTCOME, 1);
+    fails(0, "COMMIT", "40003");
+    cr_assert(strchr(id, '@') != NULL && strstr(f.c[0].detail, id) != NULL, "%s: %s", id,
+              f.c[0].detail);
+    cr_assert(strstr(f.c[0].hint, id) != NULL, "%s", f.c[0].hint);
+    gives(0, "SELECT count(*) FROM t", "0");
+    snprintf(sql, sizeof sql, "committed|1700000000000000000|%s", id);
+    gives(0, "SHOW TRANSACTION STATUS", sql);
+    *strchr(id, '@') = '\0'; /* as SHOW LOCKS shows it */
+    snprintf(sql, sizeof sql, "SHOW TRANSACTION STATUS '%s'", id);
+    gives(0, sql, "committed|1700000000000000000");
+    fails(1, sql, "22023"); /* another session needs the whole of it */
+}
+
+Test(session, show_takes_nothing_it_does_not_mean)
+{
+    static const char *const garbage[] = {
+        "SHOW LOCKS WHERE x = 1",
+        "SHOW CLOCKS garbage",
+        "SHOW NODES garbage here",
+        "SHOW RANGES WHERE 1",
+        "SHOW RANGES FROM t x",
+        "SHOW TRANSACTIONS foo",
+        "SHOW TABLES foo",
+        "SHOW COLUMNS FROM t foo",
+        "SHOW INDEXES FROM t foo",
+        "SHOW CREATE TABLE t foo",
+        "SHOW NODES FROM t",
+        "SHOW TRANSACTION STATUS '1@2' x",
+        "SHOW CLUSTER SETTINGS x y",
+        "SHOW RANGES FROM public.",
+        "SHOW COLUMNS",
+        "SHOW CLUSTER truetime.epsilon x",
+    };
+    ok(0, "CREATE TABLE t(a INT PRIMARY KEY)");
+    ok(0, "CREATE VIEW v AS SELECT 1");
+    for (size_t i = 0; i < sizeof garbage / sizeof garbage[0]; i++) {
+        fails(0, garbage[i], "42601");
+    }
+    fails(0, "SHOW CLUSTER no.such", "42704");
+    fails(0, "SHOW RANGES FROM v", "42809");
+    fails(0, "SHOW lock_timeout garbage", "42704");
+    gives(0, "SHOW COLUMNS FROM public.t", "a|INT|f|t|f|f|BINARY");
+    ok(0, "SHOW RANGES FROM TABLE public.t");
+    ok(0, "SHOW CLUSTER SETTINGS; SHOW CLUSTER");
 }
 
 Test(session, a_conflict_in_a_block_is_40001_and_ends_it)
