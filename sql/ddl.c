@@ -162,6 +162,17 @@ static bool check_body(struct sql_session *s, const struct sql_tokens *t, size_t
             return refuse(s, "foreign keys are not supported yet",
                           "Leave the FOREIGN KEY clause out and check in the transaction.");
         }
+        bool item = i > open && t->t[i - 1].kind == TOK_OP; /* behind ( or , */
+        if (column && item && sql_token_is(t, i, "LIKE") && i + 1 < t->count &&
+            (t->t[i + 1].kind == TOK_WORD || t->t[i + 1].kind == TOK_QUOTED)) {
+            return refuse(s, "LIKE in CREATE TABLE is not supported",
+                          "SHOW CREATE TABLE shows the other one's text; CREATE TABLE t AS SELECT "
+                          ".. takes columns and rows, without constraints.");
+        }
+        if (column && !item && sql_token_is(t, i, "DEFERRABLE") && !sql_token_is(t, i - 1, "NOT")) {
+            return refuse(s, "DEFERRABLE is not supported",
+                          "Constraints are checked by each statement.");
+        }
         if (column && sql_token_is(t, i, "IDENTITY")) {
             return refuse(s, "identity columns are not supported",
                           "Declare the column INTEGER PRIMARY KEY: ids are given automatically.");
@@ -176,14 +187,28 @@ static bool check_body(struct sql_session *s, const struct sql_tokens *t, size_t
     return true;
 }
 
+/* Is WITH (..) at token i what every table is? PostgreSQL's fillfactor 100 is. */
+static bool check_storage(struct sql_session *s, const struct sql_tokens *t, size_t i)
+{
+    bool full = sql_token_is(t, i + 2, "fillfactor") && sql_token_op(t, i + 3, "=") &&
+                slice_eq(sql_token_text(t, i + 4), slice_str("100")) &&
+                sql_token_op(t, i + 5, ")") && i + 6 == t->count;
+    return full ||
+           refuse(s, "storage parameters of tables are not supported", "Leave WITH (..) out.");
+}
+
 /* CREATE TABLE "name" body options, without schema, IF NOT EXISTS and PostgreSQL's WITH (..). */
-static void table_text(const struct ddl_text *x, size_t open, struct buf *out)
+static bool table_text(struct sql_session *s, const struct ddl_text *x, size_t open,
+                       struct buf *out)
 {
     const struct sql_tokens *t = &x->t;
     size_t last = t->count;
     for (size_t i = open; i < t->count; i++) {
         if (t->t[i].depth == 0 && sql_token_is(t, i, "WITH") && sql_token_op(t, i + 1, "(")) {
             last = i;
+            if (!check_storage(s, t, i)) {
+                return false;
+            }
             break;
         }
     }
@@ -191,6 +216,7 @@ static void table_text(const struct ddl_text *x, size_t open, struct buf *out)
     sql_quote_ident(out, (const char *)x->name.data);
     buf_append(out, t->src.data + t->t[open].start, t->t[last - 1].end - t->t[open].start);
     (void)buf_cstr(out);
+    return true;
 }
 
 static bool store_new_table(struct sql_session *s, struct table_desc *d)
@@ -265,8 +291,7 @@ static bool create_table(struct sql_session *s, char *notice, size_t notice_size
         sql_quote_ident(&sql, buf_cstr(&x.name));
         ok = columns_of_select(s, buf_cstr(&fill), &sql);
     } else if (ok && sql_token_op(t, at, "(")) {
-        ok = check_body(s, t, at);
-        table_text(&x, at, &sql);
+        ok = check_body(s, t, at) && table_text(s, &x, at, &sql);
     } else if (ok) {
         struct slice near = sql_token_text(t, at);
         sql_error_set(&s->err, "42601", "near \"%.*s\": syntax error", (int)near.size,
@@ -428,22 +453,41 @@ static bool truncate_one(struct sql_session *s, const char *name)
     return ok;
 }
 
+/* The names from token `at` on and what follows them: looked at, or done. */
+static bool truncate_names(struct sql_session *s, struct ddl_text *x, size_t at, bool act)
+{
+    bool more = true;
+    for (; more; at += more ? 1 : 0) {
+        at += sql_token_is(&x->t, at, "ONLY") ? 1 : 0;
+        if (!ddl_take_name(s, &x->t, &at, &x->name) ||
+            (act && !truncate_one(s, buf_cstr(&x->name)))) {
+            return false;
+        }
+        more = sql_token_op(&x->t, at, ",");
+    }
+    if (sql_token_is(&x->t, at, "RESTART")) {
+        return refuse(s, "TRUNCATE .. RESTART IDENTITY is not supported",
+                      "Automatic ids go on rising; leave it out.");
+    }
+    at += sql_token_is(&x->t, at, "CONTINUE") && sql_token_is(&x->t, at + 1, "IDENTITY") ? 2 : 0;
+    at += sql_token_is(&x->t, at, "CASCADE") || sql_token_is(&x->t, at, "RESTRICT") ? 1 : 0;
+    if (at < x->t.count) {
+        struct slice near = sql_token_text(&x->t, at);
+        sql_error_set(&s->err, "42601", "near \"%.*s\": syntax error", (int)near.size,
+                      (const char *)near.data);
+        return false;
+    }
+    return true;
+}
+
 static bool truncate_list(struct sql_session *s)
 {
     struct ddl_text x;
     if (!ddl_text_init(&x, s)) {
         return false;
     }
-    size_t at = sql_token_is(&x.t, 1, "TABLE") ? 2 : 1;
-    bool ok = true;
-    for (;;) {
-        at += sql_token_is(&x.t, at, "ONLY") ? 1 : 0;
-        ok = ddl_take_name(s, &x.t, &at, &x.name) && truncate_one(s, buf_cstr(&x.name));
-        if (!ok || !sql_token_op(&x.t, at, ",")) {
-            break;
-        }
-        at++;
-    }
+    size_t first = sql_token_is(&x.t, 1, "TABLE") ? 2 : 1;
+    bool ok = truncate_names(s, &x, first, false) && truncate_names(s, &x, first, true);
     ddl_text_deinit(&x);
     return ok;
 }

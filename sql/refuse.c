@@ -1,6 +1,7 @@
 /* Statements that are refused by their look: what SQLite would not see, because the rewritten text
  * leaves it out, and texts of other systems that it would answer with a syntax error in the middle
- * of them (the catalog queries of psql and drivers, spellings of UPSERT). */
+ * of them (the catalog queries of psql and drivers, spellings of UPSERT); and names for such syntax
+ * errors, after SQLite has met them. */
 #include "sql/run.h"
 
 #include <strings.h>
@@ -122,4 +123,117 @@ bool sql_refuse(struct sql_session *s, const struct sql_stmt *st)
         }
     }
     return false;
+}
+
+/* --- syntax errors that are known words of other systems --- */
+
+enum word_at {
+    AT_ANY,
+    AT_FIRST, /* the statement's first word */
+    AT_SELECT,
+    AT_TABLE, /* in CREATE TABLE */
+};
+
+static const struct foreign_words {
+    const char *words[3]; /* one after the other; "(": that token */
+    enum word_at at;
+    const char *what;
+    const char *hint;
+} foreign[] = {
+    {{"AS", "OF"},
+     AT_ANY,
+     "AS OF in a query",
+     "BEGIN READ ONLY AS OF '-5s' reads all of a transaction at a time of the past."},
+    {{"TABLE"}, AT_FIRST, "TABLE t as a query", "Write SELECT * FROM t."},
+    {{"PARTITION", "BY"},
+     AT_TABLE,
+     "PARTITION BY",
+     "Tables are split with ALTER TABLE t SPLIT AT VALUES (..), (..)."},
+    {{"INHERITS"}, AT_TABLE, "INHERITS", "Write the columns of the parent into the table."},
+    {{"TABLESPACE"}, AT_ANY, "TABLESPACE", "Leave it out: the store places the rows."},
+    {{"ON", "COMMIT"}, AT_TABLE, "ON COMMIT", "There are no temporary tables."},
+    {{"EXCLUDE"}, AT_TABLE, "EXCLUDE", "UNIQUE is."},
+    {{"USING"}, AT_TABLE, "USING", "Leave it out: there is one kind of table."},
+    {{"INCLUDE", "("}, AT_ANY, "INCLUDE", "Put the columns at the end of the index's list."},
+    {{"NULLS", "NOT", "DISTINCT"}, AT_ANY, "NULLS NOT DISTINCT", "Declare the column NOT NULL."},
+    {{"EXTRACT", "("}, AT_ANY, "EXTRACT", "strftime('%Y', x) and its like take parts of a time."},
+    {{"AT", "TIME", "ZONE"}, AT_ANY, "AT TIME ZONE", "Times are UTC; datetime(x, '+2 hours')."},
+    {{"INTERVAL"}, AT_ANY, "INTERVAL", "datetime(x, '+2 hours') adds to a time."},
+    {{"LATERAL"}, AT_ANY, "LATERAL", "Write a subquery in the list of columns."},
+    {{"ARRAY"}, AT_ANY, "ARRAY", "Arrays are not there; json_array(..) is."},
+    {{"ANY", "("}, AT_ANY, "ANY (..)", "Write IN (..)."},
+    {{"SOME", "("}, AT_ANY, "SOME (..)", "Write IN (..)."},
+    {{"ALL", "("}, AT_ANY, "ALL (..)", "Write NOT IN (..) or a subquery with max() or min()."},
+    {{"DISTINCT", "ON", "("}, AT_ANY, "DISTINCT ON", "Use row_number() OVER (PARTITION BY ..)."},
+    {{"SIMILAR", "TO"}, AT_ANY, "SIMILAR TO", "LIKE and GLOB are."},
+    {{"OVERLAY", "("}, AT_ANY, "OVERLAY", "substr(x, from, count) is."},
+    {{"POSITION", "("}, AT_ANY, "POSITION", "instr(x, y) is."},
+    {{"SUBSTRING", "("}, AT_ANY, "SUBSTRING (x FROM y)", "substr(x, from, count) is."},
+    {{"TRIM", "("}, AT_ANY, "this form of TRIM", "trim(x, chars), ltrim and rtrim are."},
+    {{"TABLESAMPLE"}, AT_ANY, "TABLESAMPLE", "ORDER BY random() LIMIT n is."},
+    {{"GROUPING", "SETS"}, AT_ANY, "GROUPING SETS", "Use UNION ALL of several GROUP BY."},
+    {{"INTO"}, AT_SELECT, "SELECT INTO", "Write CREATE TABLE t AS SELECT .."},
+    {{"OVERRIDING"}, AT_ANY, "OVERRIDING", "Leave it out: given ids are taken."},
+    {{"WITH", "TIES"}, AT_ANY, "WITH TIES", "rank() OVER (ORDER BY ..) <= n is."},
+    {{"(", "DELETE"}, AT_ANY, "DELETE inside WITH", "Use RETURNING, in one transaction."},
+    {{"(", "INSERT"}, AT_ANY, "INSERT inside WITH", "Use RETURNING, in one transaction."},
+    {{"(", "UPDATE"}, AT_ANY, "UPDATE inside WITH", "Use RETURNING, in one transaction."},
+};
+
+static bool words_at(const struct sql_tokens *t, const struct sql_stmt *st, size_t i,
+                     const struct foreign_words *f)
+{
+    if ((f->at == AT_FIRST && i != st->first) || (f->at == AT_SELECT && st->verb != VERB_SELECT) ||
+        (f->at == AT_TABLE && st->verb != VERB_CREATE_TABLE)) {
+        return false;
+    }
+    for (size_t k = 0; k < 3 && f->words[k] != NULL; k++) {
+        bool same = f->words[k][0] == '(' ? sql_token_op(t, i + k, "(")
+                                          : sql_token_is(t, i + k, f->words[k]);
+        if (i + k >= st->last || !same) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* "no such column: INTERVAL" of INTERVAL '1 day', "no such function: ANY" of ANY (..): SQLite took
+ * the word for a name, with an alias or a list behind it. */
+static bool taken_for_a_name(const struct sql_session *s, size_t i)
+{
+    struct slice word = sql_token_text(&s->tokens, i);
+    const char *colon = strrchr(s->err.message, ':');
+    bool same = colon != NULL && strlen(colon) == word.size + 2 &&
+                strncasecmp(colon + 2, (const char *)word.data, word.size) == 0;
+    enum sql_token_kind next = i + 1 < s->tokens.count ? s->tokens.t[i + 1].kind : TOK_WORD;
+    return same &&
+           (next == TOK_STRING || next == TOK_QUOTED || sql_token_op(&s->tokens, i + 1, "("));
+}
+
+void sql_explain_syntax(struct sql_session *s, const struct sql_stmt *st)
+{
+    const struct sql_tokens *t = &s->tokens;
+    bool syntax = strstr(s->err.message, "syntax error") != NULL;
+    if (!syntax && strcmp(s->err.code, "42703") != 0 && strcmp(s->err.code, "42883") != 0 &&
+        strcmp(s->err.code, "42P01") != 0) {
+        return;
+    }
+    size_t from = st->first;
+    size_t to = st->last;
+    if (s->err.offset > 0) { /* SQLite stumbles at the words or a little behind them */
+        while (to > from + 1 && t->t[to - 1].start > s->err.offset - 1) {
+            to--;
+        }
+        from = to > from + 6 ? to - 6 : from;
+    }
+    for (size_t i = from; i < to; i++) {
+        for (size_t k = 0; k < sizeof foreign / sizeof foreign[0]; k++) {
+            if (words_at(t, st, i, &foreign[k]) && (syntax || taken_for_a_name(s, i))) {
+                sql_error_set(&s->err, "0A000", "%s is not supported", foreign[k].what);
+                sql_error_hint(&s->err, "%s", foreign[k].hint);
+                s->err.offset = t->t[i].start + 1;
+                return;
+            }
+        }
+    }
 }

@@ -307,13 +307,33 @@ bool dml_run_text(struct sql_session *s, const char *sql)
 
 /* --- EXPLAIN --- */
 
-/* The statement after EXPLAIN and its options; 0: none. */
-static size_t explained(const struct sql_session *s, const struct sql_stmt *st)
+/* An option in EXPLAIN (..) at token i that changes nothing: VERBOSE, FORMAT TEXT, what is off. */
+static bool harmless_option(const struct sql_tokens *t, size_t i)
+{
+    static const char *const names[] = {"ANALYZE", "COSTS", "BUFFERS", "WAL", "TIMING", "SETTINGS"};
+    for (size_t k = 0; k < sizeof names / sizeof names[0]; k++) {
+        if (sql_token_is(t, i, names[k])) {
+            return sql_token_is(t, i + 1, "OFF") || sql_token_is(t, i + 1, "FALSE");
+        }
+    }
+    return sql_token_is(t, i, "VERBOSE") || sql_token_is(t, i, "SUMMARY") ||
+           (sql_token_is(t, i, "FORMAT") && sql_token_is(t, i + 1, "TEXT"));
+}
+
+/* The statement after EXPLAIN and its options; 0 with s->err: none, or an option it has not. */
+static size_t explained(struct sql_session *s, const struct sql_stmt *st)
 {
     size_t i = st->first + 1;
     if (sql_token_op(&s->tokens, i, "(")) {
-        while (i < st->last && !sql_token_op(&s->tokens, i, ")")) {
-            i++;
+        for (; i < st->last && !sql_token_op(&s->tokens, i, ")"); i++) {
+            bool option = sql_token_op(&s->tokens, i, "(") || sql_token_op(&s->tokens, i, ",");
+            if (option && !harmless_option(&s->tokens, i + 1)) {
+                struct slice word = sql_token_text(&s->tokens, i + 1);
+                sql_error_set(&s->err, "0A000", "EXPLAIN (%.*s) is not supported", (int)word.size,
+                              (const char *)word.data);
+                sql_error_hint(&s->err, "EXPLAIN SELECT .. shows the plan.");
+                return 0;
+            }
         }
         i++;
     }
@@ -321,6 +341,10 @@ static size_t explained(const struct sql_session *s, const struct sql_stmt *st)
            (sql_token_is(&s->tokens, i, "VERBOSE") || sql_token_is(&s->tokens, i, "QUERY") ||
             sql_token_is(&s->tokens, i, "PLAN"))) {
         i++;
+    }
+    if (i >= st->last) {
+        sql_error_set(&s->err, "42601", "EXPLAIN what?");
+        sql_error_hint(&s->err, "EXPLAIN SELECT .. shows the plan.");
     }
     return i < st->last ? i : 0;
 }
@@ -380,10 +404,11 @@ static bool run_explain(struct exec *x)
     size_t at = explained(s, x->st);
     struct sql_stmt inner;
     struct span_error err = {0};
-    if (at == 0 || sql_token_is(&s->tokens, at, "ANALYZE") ||
-        !sql_stmt_next(&s->tokens, &at, &inner)) {
-        sql_error_set(&s->err, at == 0 ? "42601" : "0A000",
-                      at == 0 ? "EXPLAIN what?" : "EXPLAIN ANALYZE is not supported yet");
+    if (at == 0) {
+        return false;
+    }
+    if (sql_token_is(&s->tokens, at, "ANALYZE") || !sql_stmt_next(&s->tokens, &at, &inner)) {
+        sql_error_set(&s->err, "0A000", "EXPLAIN ANALYZE is not supported yet");
         sql_error_hint(&s->err, "EXPLAIN SELECT .. shows the plan.");
         return false;
     }
@@ -686,6 +711,9 @@ bool run_statement(struct sql_session *s, const struct sql_stmt *st,
     } else {
         ok = run_in_txn(&x);
     }
+    if (!ok) {
+        sql_explain_syntax(s, st);
+    }
     row_set_deinit(&x.returning);
     span_free(x.cols);
     return ok;
@@ -732,6 +760,7 @@ bool run_describe(struct sql_session *s, const struct sql_stmt *st, const struct
     struct plan *p = session_plan(s, st);
     if (p == NULL) {
         map_offset(s, st);
+        sql_explain_syntax(s, st);
         return false;
     }
     *cols = p->columns;

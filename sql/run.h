@@ -30,6 +30,8 @@ bool run_describe(struct sql_session *s, const struct sql_stmt *st, const struct
 /* refuse.c */
 /* Is the statement refused by its look? True with s->err. */
 bool sql_refuse(struct sql_session *s, const struct sql_stmt *st);
+/* A syntax error in s->err that a spelling of another system explains becomes 0A000 with a hint. */
+void sql_explain_syntax(struct sql_session *s, const struct sql_stmt *st);
 /* 42601 at a token, which may be beyond the end; false, for `return run_syntax_error(...)`. */
 bool run_syntax_error(struct sql_session *s, size_t at);
 /* Is token `at` the statement's end? Else 42601. */

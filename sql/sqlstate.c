@@ -229,6 +229,11 @@ void sql_error_from_sqlite(struct sql_error *e, sqlite3 *db, int rc)
     default:
         break;
     }
+    char *schema = strstr(msg, "table main."); /* the working set, not the client's */
+    if (schema != NULL) {
+        schema += strlen("table ");
+        memmove(schema, schema + strlen("main."), strlen(schema + strlen("main.")) + 1);
+    }
     sql_error_set(e, code_of_text(msg), "%s", msg);
     e->offset = offset >= 0 ? (size_t)offset + 1 : 0;
     if (strncmp(e->code, "23", 2) == 0) {

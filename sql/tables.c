@@ -35,6 +35,7 @@ void session_overlay_set(struct sql_session *s, const char *name, struct table_d
                          bool created)
 {
     struct overlay *o = overlay_slot(s, name);
+    s->ddl_count++; /* also where the statement fails later: no savepoint brings the old one back */
     table_desc_unref(o->desc);
     o->desc = d;
     o->created = o->created || created;

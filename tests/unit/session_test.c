@@ -179,13 +179,13 @@ Test(session, an_unknown_outcome_is_40003_and_never_tried_again)
 /* Its id is at hand for who wants to know what became of it, also later. */
 Test(session, an_unknown_outcome_tells_the_id_to_ask_with)
 {
-    char id[128];
-    char sql[300];
+    char id[256];
+    char sql[400];
     fails(0, "SHOW TRANSACTION STATUS", "22023"); /* none yet */
     ok(0, "CREATE TABLE t(a INT PRIMARY KEY)");
     ok(0, "BEGIN");
     ok(0, "INSERT INTO t VALUES (1)");
-    snprintf(id, sizeof id, "%s", f.c[0].param + strlen("spanlite.txn_id="));
+    cr_assert_eq(sscanf(f.c[0].param, "spanlite.txn_id=%200s", id), 1);
     kv_mem_fail_commit(f.store, 1, SPAN_UNKNOWN_OUTCOME, 1);
     fails(0, "COMMIT", "40003");
     cr_assert(strchr(id, '@') != NULL && strstr(f.c[0].detail, id) != NULL, "%s: %s", id,
@@ -973,6 +973,75 @@ Test(session, other_spellings_of_upsert_are_told_the_one_that_works)
     ok(0, "INSERT INTO t VALUES (1, 2) ON CONFLICT (a) DO UPDATE SET b = excluded.b");
     ok(0, "INSERT INTO t VALUES (1, 3) ON CONFLICT (a) DO UPDATE SET b = excluded.b");
     gives(0, "SELECT * FROM t", "1|3");
+}
+
+/* A syntax error that is a known word of PostgreSQL says so, and what to write instead. */
+Test(session, known_words_of_other_systems_are_named)
+{
+    static const char *const refused[] = {
+        "SELECT * FROM t AS OF '-5s'",
+        "SELECT * FROM t AS OF SYSTEM TIME '-5s'",
+        "TABLE t",
+        "CREATE TABLE p (a INT PRIMARY KEY) PARTITION BY RANGE (a)",
+        "CREATE TABLE p (a INT PRIMARY KEY) INHERITS (t)",
+        "CREATE TABLE p (a INT PRIMARY KEY) TABLESPACE x",
+        "CREATE TABLE p (a INT PRIMARY KEY) WITH (fillfactor=3)",
+        "CREATE TABLE p (a INT PRIMARY KEY) WITH (fillfactor=100) WITH (x=1)",
+        "CREATE TABLE p (LIKE t)",
+        "CREATE TABLE p (a INT PRIMARY KEY, LIKE t INCLUDING ALL)",
+        "CREATE TABLE p (a INT PRIMARY KEY, b INT UNIQUE DEFERRABLE INITIALLY DEFERRED)",
+        "CREATE INDEX ti ON t(b) INCLUDE (a)",
+        "SELECT EXTRACT(year FROM b) FROM t",
+        "SELECT b AT TIME ZONE 'UTC' FROM t",
+        "SELECT b + INTERVAL '1 day' FROM t",
+        "WITH d AS (DELETE FROM t RETURNING a) SELECT * FROM d",
+        "WITH d AS (INSERT INTO t VALUES (9, 9) RETURNING a) SELECT * FROM d",
+        "SELECT * FROM t WHERE a = ANY (SELECT 1)",
+        "SELECT DISTINCT ON (a) * FROM t",
+        "SELECT ARRAY[1, 2]",
+        "SELECT * INTO u FROM t",
+        "SELECT * FROM t, LATERAL (SELECT t.a) AS x",
+        "EXPLAIN (ANALYZE) SELECT * FROM t",
+        "EXPLAIN (FORMAT JSON) SELECT * FROM t",
+        "TRUNCATE t RESTART IDENTITY",
+    };
+    ok(0, "CREATE TABLE t(a INT PRIMARY KEY, b INT)");
+    ok(0, "INSERT INTO t VALUES (1, 1)");
+    for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++) {
+        fails(0, refused[i], "0A000");
+        cr_assert_neq(f.c[0].hint[0], '\0', "%s", refused[i]);
+    }
+    fails(0, "SELECT ) FROM t", "42601");
+    fails(0, "SELECT interval FROM FROM t", "0A000"); /* a guess: never for what SQLite takes */
+    fails(0, "TRUNCATE t foo", "42601");
+    fails(0, "INSERT INTO t VALUES (1)", "42601");
+    cr_assert_str_eq(f.c[0].message, "table t has 2 columns but 1 values were supplied");
+    ok(0, "CREATE TABLE p (a INT PRIMARY KEY NOT DEFERRABLE, \"deferrable\" INT, \"like\" INT, "
+          "CHECK (a LIKE 'x' OR 1)) WITH (fillfactor=100)");
+    ok(0, "SELECT a AS interval FROM t; SELECT 1 AS extract, trim('x'), position FROM (SELECT 2 AS "
+          "position)");
+    ok(0, "EXPLAIN (VERBOSE, COSTS OFF, FORMAT TEXT) SELECT * FROM t; EXPLAIN VERBOSE SELECT 1");
+    gives(0, "SELECT count(*) FROM t", "1");
+    ok(0, "TRUNCATE TABLE ONLY t CONTINUE IDENTITY CASCADE");
+    gives(0, "SELECT count(*) FROM t", "0");
+}
+
+/* A list of tables of which one is wrong leaves the others as they are, also to a savepoint. */
+Test(session, a_failed_drop_is_no_drop)
+{
+    ok(0, "CREATE TABLE t(a INT PRIMARY KEY)");
+    ok(0, "INSERT INTO t VALUES (1)");
+    ok(0, "BEGIN; SAVEPOINT s");
+    fails(0, "DROP TABLE t, nosuch", "42P01");
+    fails(0, "ROLLBACK TO s", "0A000"); /* the session has half of it: only all of it can go */
+    ok(0, "ROLLBACK");
+    gives(0, "SELECT count(*) FROM t", "1");
+    ok(0, "BEGIN; SAVEPOINT s");
+    fails(0, "TRUNCATE t, nosuch", "42P01");
+    ok(0, "ROLLBACK TO s");
+    gives(0, "SELECT count(*) FROM t", "1");
+    ok(0, "COMMIT");
+    gives(1, "SELECT count(*) FROM t", "1");
 }
 
 Test(session, catalog_queries_are_refused_with_what_to_use_instead)
