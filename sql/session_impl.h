@@ -136,8 +136,8 @@ struct sql_session {
     size_t savepoint_count;
     char txn_id[128];
     char last_txn_id[128]; /* the newest that was told: SHOW TRANSACTION STATUS without an id */
-    bool sweep_due;              /* the open transaction leaves keys to ddl_sweep */
-    uint64_t ddl_count;          /* statements that changed the schema, ever */
+    bool sweep_due;        /* the open transaction leaves keys to ddl_sweep */
+    uint64_t ddl_count;    /* statements that changed the schema, ever */
     struct pg_portal *pipelined; /* the one write of a pipeline so far, for another try at Sync */
     uint64_t block_statements;   /* that succeeded in this kv transaction: none, and it can be begun
                                     again */
