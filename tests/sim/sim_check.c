@@ -10,8 +10,9 @@
 /* A node's log of one range as it told it: what it wrote, and what it found at a start. */
 struct seen_entry {
     uint64_t term;
-    uint64_t hash;   /* 0: not known */
-    struct tt_ts ts; /* of the write it makes visible; none for others */
+    uint64_t hash;     /* 0: not known */
+    struct tt_ts ts;   /* of the write it makes visible; none for others */
+    struct txn_id txn; /* whose fate it is; none for others */
 };
 
 struct watched {
@@ -44,6 +45,11 @@ struct leader {
     node_id node;
 };
 
+struct fate {
+    struct tt_ts ts; /* none: aborted */
+    range_id range;  /* that had it first */
+};
+
 struct digest_row {
     range_id range;
     uint64_t applied;
@@ -61,6 +67,8 @@ struct sim_check {
     struct map64 leaders;                    /* (range, term) -> struct leader */
     struct map64 contents;                   /* (range, index, term) -> hash, kept as uint64_t * */
     struct map64 commits;                    /* (range, index) -> struct committed */
+    struct map64 fates;                      /* transaction -> struct fate */
+    struct arena arena;
 };
 
 static uint64_t key3(uint64_t a, uint64_t b, uint64_t d)
@@ -88,6 +96,24 @@ static struct tt_ts write_ts(uint8_t type, struct slice payload)
         return commits ? o.ts : tt_ts_of(0);
     }
     return type == CMD_COMMIT1 ? cmd_peek_ts(type, payload) : tt_ts_of(0);
+}
+
+static struct txn_id entry_txn(struct sim_check *k, uint8_t type, struct slice payload)
+{
+    struct cmd_decision d;
+    struct cmd_outcome o;
+    struct cmd_commit c;
+    arena_clear(&k->arena);
+    if (type == CMD_DECISION && cmd_decode_decision(payload, &k->arena, &d) == SPAN_OK) {
+        return d.txn;
+    }
+    if (type == CMD_OUTCOME && cmd_decode_outcome(payload, &o) == SPAN_OK) {
+        return o.txn;
+    }
+    if (type == CMD_COMMIT1 && cmd_decode_commit(payload, &k->arena, &c) == SPAN_OK) {
+        return c.txn;
+    }
+    return (struct txn_id){0};
 }
 
 static void check_content(struct sim_check *k, node_id node, range_id range, uint64_t index,
@@ -123,7 +149,8 @@ static void on_entry(void *ctx, node_id node, range_id range, uint64_t index, ui
     }
     uint64_t hash =
         key3(term, type, payload.size == 0 ? 1 : span_hash64(payload.data, payload.size));
-    w->log[index] = (struct seen_entry){term, hash | 1, write_ts(type, payload)};
+    w->log[index] =
+        (struct seen_entry){term, hash | 1, write_ts(type, payload), entry_txn(k, type, payload)};
     w->size = index + 1; /* an entry at an index replaces all from it on */
     check_content(k, node, range, index, term, hash | 1);
 }
@@ -173,6 +200,31 @@ static void forget_replaced(struct sim_check *k, node_id node, const struct repl
     }
 }
 
+/* Rule C3: no transaction gets two different answers, from whichever range. Read from the replica
+ * and not from the entry, which may be void after a split. */
+static void check_fate(struct sim_check *k, node_id node, const struct replica *r,
+                       const struct txn_id *txn)
+{
+    const struct outcome *o = txn_id_is_none(txn) ? NULL : outcome_table_get(r->outcomes, txn);
+    if (o == NULL) {
+        return;
+    }
+    uint64_t key = key3(txn->begin_ns, (uint64_t)txn->node << 32 | txn->seq, 2);
+    struct fate *was = map64_get(&k->fates, key);
+    if (was == NULL) {
+        was = SPAN_NEW(struct fate);
+        *was = (struct fate){o->ts, r->id};
+        map64_put(&k->fates, key, was);
+    } else if (was->ts.ns != o->ts.ns) {
+        cluster_fail(k->c,
+                     "atomic outcome: node %u range %llu has transaction %llx-%u-%u at %llu, range "
+                     "%llu has it at %llu (0: aborted)",
+                     node, (unsigned long long)r->id, (unsigned long long)txn->begin_ns, txn->node,
+                     txn->seq, (unsigned long long)o->ts.ns, (unsigned long long)was->range,
+                     (unsigned long long)was->ts.ns);
+    }
+}
+
 static void check_log(struct sim_check *k, node_id node, const struct replica *r, struct watched *w)
 {
     forget_replaced(k, node, r, w);
@@ -192,6 +244,9 @@ static void check_log(struct sim_check *k, node_id node, const struct replica *r
                          "safe time was %llu",
                          node, (unsigned long long)r->id, (unsigned long long)ts.ns,
                          (unsigned long long)i, (unsigned long long)w->safe.ns);
+        }
+        if (i < w->size) {
+            check_fate(k, node, r, &w->log[i].txn);
         }
     }
     w->applied = applied > w->applied ? applied : w->applied;
@@ -517,5 +572,7 @@ void sim_check_free(struct sim_check *k)
     map_free(&k->leaders);
     map_free(&k->contents);
     map_free(&k->commits);
+    map_free(&k->fates);
+    arena_deinit(&k->arena);
     span_free(k);
 }

@@ -8,6 +8,7 @@
  *   - a vote, an acknowledged entry and a promise outlive a crash; nobody votes while it has
  * promised not to
  *   - nobody applies a write at or below a safe time that it has published
+ *   - no transaction is committed in one range and aborted in another, or at two timestamps
  *   - leases of one range are disjoint in true time
  *   - at rest, and now and then: replicas with the same applied index have the same digest
  *   - memory and log stay within bounds */
