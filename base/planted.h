@@ -21,8 +21,8 @@
     X(VOTE_NOT_PERSISTED, 100, any, "the vote of a term is not in the hard state")                 \
     X(ACK_BEFORE_SYNC, 100, any, "a follower acknowledges entries that are not synced")            \
     X(FSYNC_LIES, 20, any, "a sync of the log says OK and makes nothing durable")                  \
-    X(ABORT_NOT_RECORDED, 2000, late,                                                              \
-      "a coordinator without a record says aborted, and records nothing")                          \
+    X(ABORT_NOT_RECORDED, 20, request,                                                             \
+      "C8: a coordinator without a record says aborted, and records nothing")                      \
     X(LOCKS_TIME_OUT, 50, any, "C8: a prepared participant lets its locks go when it asks")        \
     X(SAFE_TIME_IGNORES_PREPARED, 50, any, "A4: safe time passes prepared transactions")           \
     X(READ_ABOVE_LEASE, 30, echoes, "B2: a leader without its lease goes on answering reads")      \
@@ -45,12 +45,12 @@
       "C1: a range that was only read takes no part in the commit")                                \
     X(SPLIT_WAITS_FOR_NOBODY, 30, any,                                                             \
       "C2: a range splits with transactions prepared, and acknowledges for both halves")           \
-    X(DECISION_DROPPED, 600, late,                                                                 \
+    X(DECISION_DROPPED, 60, late,                                                                  \
       "C3: a decision is dropped when all have it, and then was an abort")                         \
     X(PREPARED_IS_WOUNDED, 30, any, "wound-wait takes the locks of a prepared transaction")        \
     X(WOUND_STAYS_HERE, 20, wound,                                                                 \
       "C4: the coordinator of a prepared transaction is not told that it is wounded")              \
-    X(READ_LOCKS_NOT_RECORDED, 450, move, "C10: a prepare record holds no read locks")             \
+    X(READ_LOCKS_NOT_RECORDED, 20, reader, "C10: a prepare record holds no read locks")            \
     X(SNAPSHOT_DROPS_PREPARED, 60, crash, "H7: a snapshot leaves prepared transactions out")       \
     X(APPLIED_TWICE, 30, crash, "after a restart the last applied entry is applied again")         \
     X(HARD_STATE_RECYCLED, 40, disk,                                                               \

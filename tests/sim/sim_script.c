@@ -542,6 +542,152 @@ static void old_meets_prepared(struct sim_world *w)
     }
 }
 
+/* ---- C8 ---- */
+
+/* The commit request reaches the coordinator after the participant's question, which it answers
+ * with an abort, and before the participant's vote. */
+static void late_commit_request(struct sim_world *w)
+{
+    struct buf keys[ROWS] = {{0}};
+    range_id ranges[ROWS];
+    struct txn_write writes[2];
+    struct sim_net *net = cluster_net(w->c);
+    lay_out_rows(w, keys, ranges);
+    net->reorder = true;
+    net->late_ns[3][1] = rng_between(cluster_rng(w->c), 300 * MS_NS, 400 * MS_NS);
+    net->late_ns[2][1] = net->late_ns[3][1] + 100 * MS_NS;
+    struct asked *t = asked_new(GATEWAY_COMMIT);
+    t->op.txn = new_txn(w, 3);
+    for (unsigned i = 0; i < 2; i++) {
+        writes[i] = (struct txn_write){.key = buf_slice(&keys[i]), .value = buf_slice(&keys[i])};
+    }
+    t->op.commit =
+        (struct txn_commit){.writes = writes, .write_count = 2, .anchor = buf_slice(&keys[0])};
+    struct in_doubt doubt = {w, t->op.txn.id, ranges[1], 2};
+    cluster_op(w->c, 3, &t->op);
+    bool reached = cluster_run_until(w->c, is_prepared, &doubt, SEC_NS);
+    cluster_say(w->c, "script: %sprepared", reached ? "" : "not ");
+    memset(net->late_ns, 0, sizeof net->late_ns);
+    net->cut[3][1] = true; /* what is under way arrives; it is not asked again meanwhile */
+    cluster_run_for(w->c, 290 * MS_NS);
+    mend(w);
+    (void)asked_await(w, t, 20 * SEC_NS);
+    asked_end(w, t);
+    cluster_run_for(w->c, SEC_NS);
+    net->reorder = false;
+    for (unsigned i = 0; i < ROWS; i++) {
+        buf_deinit(&keys[i]);
+    }
+}
+
+/* ---- C10 ---- */
+
+struct reader_dies {
+    struct sim_world *w;
+    struct buf keys[ROWS];
+    struct buf x; /* of the same range as row 1 */
+    range_id ranges[ROWS];
+    struct slice keys_read[1];
+    struct txn_write writes[2];
+    struct txn_write other;
+    struct asked *read;
+    struct asked *commit;
+    struct asked *younger;
+    struct asked *floor;
+};
+
+/* T reads x and writes rows 0 and 1; its vote is long under way. */
+static bool prepare_reader(struct reader_dies *p)
+{
+    struct sim_world *w = p->w;
+    p->keys_read[0] = buf_slice(&p->x);
+    p->read->op.txn = p->commit->op.txn = new_txn(w, 3);
+    p->read->op.read.keys = p->keys_read;
+    p->read->op.read.key_count = 1;
+    p->read->op.read.lock = READ_LOCK_SHARED;
+    cluster_op(w->c, 3, &p->read->op);
+    (void)asked_await(w, p->read, 5 * SEC_NS);
+    cluster_net(w->c)->late_ns[2][1] = 1500 * MS_NS;
+    for (unsigned i = 0; i < 2; i++) {
+        p->writes[i] =
+            (struct txn_write){.key = buf_slice(&p->keys[i]), .value = buf_slice(&p->keys[i])};
+    }
+    p->commit->op.commit = (struct txn_commit){.writes = p->writes,
+                                               .write_count = 2,
+                                               .anchor = buf_slice(&p->keys[0]),
+                                               .seen = p->read->op.read.seen};
+    struct in_doubt doubt = {w, p->commit->op.txn.id, p->ranges[1], 2};
+    cluster_op(w->c, 3, &p->commit->op);
+    return p->read->done && p->read->op.status == SPAN_OK &&
+           cluster_run_until(w->c, is_prepared, &doubt, SEC_NS);
+}
+
+/* Node 3 leads what node 2 led; somebody writes x there, and afterwards the coordinator's floor
+ * rises above that write. */
+static void write_what_was_read(struct reader_dies *p)
+{
+    struct sim_world *w = p->w;
+    cluster_net(w->c)->late_ns[3][1] = 1200 * MS_NS;
+    struct wanted serves3 = {.w = w, .a = 3, .range = p->ranges[1], .is = is_served};
+    (void)await(&serves3, 2 * SEC_NS);
+    p->other = (struct txn_write){.key = buf_slice(&p->x), .value = buf_slice(&p->x)};
+    p->younger->op.txn = new_txn(w, 3);
+    p->younger->op.commit = (struct txn_commit){.writes = &p->other, .write_count = 1};
+    cluster_op(w->c, 3, &p->younger->op);
+    (void)asked_await(w, p->younger, 300 * MS_NS);
+    cluster_run_for(w->c, 30 * MS_NS);
+    p->floor->op.read.keys = p->keys_read;
+    p->floor->op.read.key_count = 1;
+    p->keys_read[0] = buf_slice(&p->keys[0]);
+    cluster_op(w->c, 4, &p->floor->op);
+    (void)asked_await(w, p->floor, 200 * MS_NS);
+}
+
+/* T is prepared in range 1, whose leader then dies; before T is decided, somebody else writes what
+ * T has read there: that must wait. */
+static void leader_of_reader_dies(struct sim_world *w)
+{
+    struct reader_dies p = {.w = w};
+    lay_out_rows(w, p.keys, p.ranges);
+    cluster_net(w->c)->reorder = true;
+    row_key(&p.x, 1);
+    buf_append_byte(&p.x, 'x');
+    p.read = asked_new(GATEWAY_READ);
+    p.commit = asked_new(GATEWAY_COMMIT);
+    p.younger = asked_new(GATEWAY_COMMIT);
+    p.floor = asked_new(GATEWAY_READ);
+    if (prepare_reader(&p) && serves(w, 2, p.ranges[1])) {
+        cluster_say(w->c, "script: prepared");
+        cluster_run_for(w->c, 5 * MS_NS);
+        cluster_crash(w->c, 2, SIM_CRASH_KILL);
+        write_what_was_read(&p);
+    } else {
+        p.younger->done = p.floor->done = true;
+    }
+    (void)asked_await(w, p.commit, 20 * SEC_NS);
+    (void)asked_await(w, p.younger, 20 * SEC_NS);
+    (void)asked_await(w, p.floor, 20 * SEC_NS);
+    const struct gateway_op *t = &p.commit->op;
+    const struct gateway_op *y = &p.younger->op;
+    if (t->status == SPAN_OK && y->status == SPAN_OK && !tt_is_none(y->commit.ts) &&
+        y->commit.ts.ns < t->commit.ts.ns) {
+        cluster_fail(w->c,
+                     "a read is not current: a transaction committed at %llu what it read before "
+                     "another wrote it at %llu",
+                     (unsigned long long)t->commit.ts.ns, (unsigned long long)y->commit.ts.ns);
+    }
+    asked_end(w, p.read);
+    asked_end(w, p.commit);
+    asked_end(w, p.younger);
+    asked_end(w, p.floor);
+    mend(w);
+    cluster_net(w->c)->reorder = false;
+    for (unsigned i = 0; i < ROWS; i++) {
+        buf_deinit(&p.keys[i]);
+    }
+    buf_deinit(&p.x);
+}
+
 /* ---- Raft figure 8 ---- */
 
 static bool is_led(const struct wanted *x)
@@ -698,6 +844,10 @@ static const struct sim_script scripts[] = {
      members_of_two_terms, false},
     {"wound", "directed: an old transaction meets a young one that is prepared", 3,
      old_meets_prepared, true},
+    {"request", "directed: a commit request comes after a participant's question", 3,
+     late_commit_request, true},
+    {"reader", "directed: the leader of a range that was read dies", 5, leader_of_reader_dies,
+     true},
     {"answers", "directed: SQL: errors and status of what was just committed", 3, sim_sql_answers,
      true},
     {"unique", "directed: SQL: rows with unique keys", 3, sim_sql_unique, true},
