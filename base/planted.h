@@ -28,7 +28,7 @@
     X(READ_ABOVE_LEASE, 30, echoes, "B2: a leader without its lease goes on answering reads")      \
     X(OLD_TERM_COMMITTED, 20, figure8,                                                             \
       "Raft 5.4.2: entries of older terms are committed by counting")                              \
-    X(FLOOR_MISSES_OUTCOME, 150, any, "A1: an outcome does not raise the floor")                   \
+    X(FLOOR_MISSES_OUTCOME, 300, any, "A1: an outcome does not raise the floor")                   \
     X(FLOOR_IGNORED, 50, any, "A2: a commit timestamp is not above the chooser's floor")           \
     X(SEEN_IGNORED, 50, any, "A2: a commit timestamp is not above what the transaction saw")       \
     X(STALE_TIME, 100, any, "A3: the clock is read before the events of a turn")                   \
@@ -51,7 +51,7 @@
     X(WOUND_STAYS_HERE, 20, wound,                                                                 \
       "C4: the coordinator of a prepared transaction is not told that it is wounded")              \
     X(READ_LOCKS_NOT_RECORDED, 20, reader, "C10: a prepare record holds no read locks")            \
-    X(SNAPSHOT_DROPS_PREPARED, 60, crash, "H7: a snapshot leaves prepared transactions out")       \
+    X(SNAPSHOT_DROPS_PREPARED, 150, crash, "H7: a snapshot leaves prepared transactions out")      \
     X(APPLIED_TWICE, 30, crash, "after a restart the last applied entry is applied again")         \
     X(HARD_STATE_RECYCLED, 40, disk,                                                               \
       "H3: a new segment repeats the ranges' terms, but not their votes")                          \
