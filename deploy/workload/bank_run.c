@@ -16,8 +16,9 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-#define DRAIN_NS (20 * SEC_NS) /* time for what is under way at the end, look-ups included */
-#define EVENTS   64
+#define DRAIN_NS  (20 * SEC_NS) /* time for what is under way at the end, look-ups included */
+#define NOBODY_NS (5 * SEC_NS)  /* of it, while no client has a connection */
+#define EVENTS    64
 
 static volatile sig_atomic_t interrupted;
 
@@ -35,6 +36,8 @@ struct run {
     bool progress;
     uint64_t next_second;
     uint64_t seen_committed; /* at the last progress line */
+    uint64_t connected_at;   /* when a client last had a connection */
+    bool nobody_told;
     bool final_audit_ok;
     bool final_audit_done;
 };
@@ -119,9 +122,33 @@ static void turn(struct run *r, uint64_t end, uint64_t *next_check)
     if (r->s.now >= *next_check) {
         *next_check = r->s.now + 100 * MS_NS;
         for (unsigned i = 0; i < r->count; i++) {
+            const struct bank_client *c = &r->clients[i];
             bank_client_check_timeout(&r->clients[i]);
+            if (c->state != BANK_DOWN && c->state != BANK_DIALING && c->state != BANK_DONE) {
+                r->connected_at = r->s.now;
+            }
         }
     }
+}
+
+/* No node is there to say what became of the transfers under way: an end that is not waited for to
+ * the last. */
+static bool is_alone(struct run *r)
+{
+    const struct bank_shared *s = &r->s;
+    uint64_t since = r->connected_at > s->stop_at ? r->connected_at : s->stop_at;
+    if (!s->stopping || s->now < since + SEC_NS) {
+        return false;
+    }
+    if (!r->nobody_told) {
+        r->nobody_told = true;
+        (void)fprintf(stderr,
+                      "%sspanlite workload: no node answers; %u client%s wait for the outcome of "
+                      "what was under way, %u s at most\n",
+                      r->progress ? "\r\x1b[K" : "", s->active, s->active == 1 ? "" : "s",
+                      (unsigned)(NOBODY_NS / SEC_NS));
+    }
+    return s->now >= since + NOBODY_NS;
 }
 
 static span_status loop(struct run *r, struct span_error *err)
@@ -148,7 +175,7 @@ static span_status loop(struct run *r, struct span_error *err)
             end = s->now + DRAIN_NS;
             s->stop_at = s->now;
         }
-        if (s->stopping && (s->now >= end || interrupted > 1)) {
+        if (s->stopping && (s->now >= end || is_alone(r) || interrupted > 1)) {
             for (unsigned i = 0; i < r->count; i++) {
                 bank_client_abandon(&r->clients[i]);
             }

@@ -10,8 +10,12 @@
 #include <string.h>
 #include <time.h>
 
-#define HOSTS_MAX   64
-#define OPTIONS_MAX 64
+#define HOSTS_MAX     64
+#define OPTIONS_MAX   64
+#define HOSTS_TOLD    5
+#define DIAL_MS       10000U /* of a statement's patience, for a node that takes the connection */
+#define TELL_MS       2000U  /* a wait that is longer is told */
+#define TELL_AGAIN_MS 10000U
 
 struct cluster_url {
     PQconninfoOption *options;
@@ -183,11 +187,29 @@ static void sleep_ms(unsigned ms)
     (void)nanosleep(&ts, NULL);
 }
 
+/* "127.0.0.1:5433, 127.0.0.1:5434", the first few. */
+static const char *print_hosts(const struct cluster_url *u, char *out, size_t size)
+{
+    size_t n = 0;
+    out[0] = '\0';
+    for (unsigned i = 0; i < u->count && n < size; i++) {
+        if (i == HOSTS_TOLD) {
+            (void)snprintf(out + n, size - n, " and %u more", u->count - i);
+            break;
+        }
+        n += (size_t)snprintf(out + n, size - n, "%s%s", i > 0 ? ", " : "", cluster_url_host(u, i));
+    }
+    return out;
+}
+
 span_status cluster_url_connect(const struct cluster_url *u, unsigned first, unsigned timeout_ms,
                                 PGconn **out, struct span_error *err)
 {
-    uint64_t end = workload_now_ns() + timeout_ms * MS_NS;
+    uint64_t begun = workload_now_ns();
+    uint64_t end = begun + timeout_ms * MS_NS;
+    bool told = timeout_ms < TELL_MS;
     char why[512] = "no answer";
+    char hosts[400];
     for (unsigned i = first;; i++) {
         uint64_t now = workload_now_ns();
         uint64_t one = now + 2 * SEC_NS < end ? now + 2 * SEC_NS : end;
@@ -203,11 +225,16 @@ span_status cluster_url_connect(const struct cluster_url *u, unsigned first, uns
         PQfinish(c);
         bool all_tried = i - first + 1 >= u->count;
         if (workload_now_ns() >= end && all_tried) {
-            return span_fail(err, SPAN_UNAVAILABLE,
-                             "no connection to any of %u node(s) (%s): start a cluster with "
-                             "\"spanlite demo\" or \"deploy/local/cluster up\", or name one with "
-                             "--url or SPANLITE_URL",
-                             u->count, why);
+            return span_fail(
+                err, SPAN_UNAVAILABLE,
+                "no node answers at %s (%s): start a cluster with \"spanlite demo\" or "
+                "\"deploy/local/cluster up\", or name one with --url or SPANLITE_URL",
+                print_hosts(u, hosts, sizeof(hosts)), why);
+        }
+        if (!told && workload_now_ns() - begun > TELL_MS * MS_NS) {
+            told = true;
+            (void)fprintf(stderr, "spanlite workload: no node answers at %s yet; trying for %u s\n",
+                          print_hosts(u, hosts, sizeof(hosts)), timeout_ms / 1000);
         }
         if (all_tried) {
             sleep_ms(50);
@@ -248,10 +275,13 @@ span_status cluster_url_exec(const struct cluster_url *u, PGconn **conn, const c
                              unsigned timeout_ms, PGresult **result, struct span_error *err)
 {
     uint64_t end = workload_now_ns() + timeout_ms * MS_NS;
+    uint64_t tell_at = workload_now_ns() + TELL_MS * MS_NS;
     for (unsigned attempt = 0;; attempt++) {
         if (*conn == NULL) {
+            /* A cluster that is busy electing answers the dial; one that does not is not there. */
             uint64_t now = workload_now_ns();
             unsigned left = now < end ? (unsigned)((end - now) / MS_NS) : 0;
+            left = left < DIAL_MS ? left : DIAL_MS;
             span_status st = cluster_url_connect(u, attempt, left, conn, err);
             if (st != SPAN_OK) {
                 return st;
@@ -283,6 +313,12 @@ span_status cluster_url_exec(const struct cluster_url *u, PGconn **conn, const c
                              "the cluster did not answer within %u s; is a majority of its nodes "
                              "up? The last try: %.300s",
                              timeout_ms / 1000, last.text);
+        }
+        if (workload_now_ns() >= tell_at) {
+            tell_at = workload_now_ns() + TELL_AGAIN_MS * MS_NS;
+            (void)fprintf(stderr,
+                          "spanlite workload: waiting for the cluster, %u s at most: %.300s\n",
+                          (unsigned)((end - workload_now_ns()) / SEC_NS) + 1, err->text);
         }
         sleep_ms(attempt < 5 ? 5U << attempt : 200);
     }

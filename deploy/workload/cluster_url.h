@@ -35,8 +35,9 @@ SPAN_CHECKED span_status cluster_url_connect(const struct cluster_url *u, unsign
                                              struct span_error *err);
 
 /* Runs a statement that may be run twice without harm, on *conn (NULL: dialled first), going on to
- * other nodes and trying again after retryable errors until timeout_ms have passed. Owned by the
- * caller on OK: *result. Otherwise INVALID with the server's words, or UNAVAILABLE: no connection,
+ * other nodes and trying again after retryable errors until timeout_ms have passed, and no longer
+ * than 10 s while no node takes the connection. A long wait is told on stderr. Owned by the caller
+ * on OK: *result. Otherwise INVALID with the server's words, or UNAVAILABLE: no connection,
  * or nothing but retryable errors for all that time. */
 SPAN_CHECKED span_status cluster_url_exec(const struct cluster_url *u, PGconn **conn,
                                           const char *sql, unsigned timeout_ms, PGresult **result,
