@@ -432,9 +432,9 @@ static void advise_on_damage(const struct server *s, span_status st, struct span
     if (st == SPAN_CORRUPT || st == SPAN_NOT_FOUND) {
         size_t n = strlen(err->text);
         (void)snprintf(err->text + n, sizeof err->text - n,
-                       ". Nothing was changed. Bring back the whole folder as it was when the node "
-                       "last ran, or replace the node: 'spanlite node add' a new one with an empty "
-                       "folder, then 'spanlite node decommission %u'",
+                       ". Bring back the whole folder as it was when the node last ran; or, where "
+                       "the cluster has other nodes, replace this one: 'spanlite node add' a new "
+                       "one with an empty folder, then 'spanlite node decommission %u'",
                        s->options.id);
     }
 }

@@ -679,16 +679,11 @@ span_status wal_recover(struct wal *w, wal_replay_fn *replay, void *replay_ctx,
     if (st == SPAN_OK && r.tip != NULL) {
         st = tip_scan(&r);
     }
-    if (st == SPAN_OK && r.tip == NULL && r.file_count != 0 && r.files[0].id != 1) {
-        st = span_fail(err, SPAN_CORRUPT,
-                       "%s/%s: bad bytes at offset %u: no segment has a valid first unit",
-                       w->fs->dir, r.files[0].name, SEG_SECTOR_BYTES);
+    if (st == SPAN_OK) {
+        st = first_check(&r);
     }
     if (st == SPAN_OK) {
         st = past_end(&r);
-    }
-    if (st == SPAN_OK) {
-        st = first_check(&r);
     }
     if (st == SPAN_OK) {
         st = clean_check(&r);
