@@ -79,10 +79,11 @@ static char *set_statement(const char *name, const char *value)
     return text;
 }
 
-static int run_set(struct config *c, const char *name, const char *value)
+/* `done` is what a person is told. */
+static int run_set(struct config *c, const char *name, const char *value, const char *done)
 {
     char *sql = set_statement(name, value);
-    int code = sql_client_run("node", c, sql, NULL);
+    int code = sql_client_do("node", c, sql, done);
 
     span_free(sql);
     return code;
@@ -91,13 +92,19 @@ static int run_set(struct config *c, const char *name, const char *value)
 static int run_address(struct config *c, const char *setting)
 {
     char *value;
+    char *done;
     int code;
 
     if (config_arg_count(c) != 3 || !is_number(config_arg(c, 1))) {
         return usage("add and move-address need a node number and its peer address");
     }
     value = span_asprintf("%s=%s", config_arg(c, 1), config_arg(c, 2));
-    code = run_set(c, setting, value);
+    done = span_asprintf(strcmp(setting, "node.add") == 0
+                             ? "node %s is known; start it with --join and every node in --peers"
+                             : "node %s has another address from the next start of the others on",
+                         config_arg(c, 1));
+    code = run_set(c, setting, value, done);
+    span_free(done);
     span_free(value);
     return code;
 }
@@ -105,13 +112,19 @@ static int run_address(struct config *c, const char *setting)
 static int run_state(struct config *c, const char *verb)
 {
     char *name;
+    char *done;
     int code;
 
     if (config_arg_count(c) != 2 || !is_number(config_arg(c, 1))) {
         return usage("drain and activate need a node number");
     }
     name = span_asprintf("node.%s", verb);
-    code = run_set(c, name, config_arg(c, 1));
+    done = span_asprintf(strcmp(verb, "drain") == 0
+                             ? "node %s hands its leaderships over and takes no others"
+                             : "node %s takes part again",
+                         config_arg(c, 1));
+    code = run_set(c, name, config_arg(c, 1), done);
+    span_free(done);
     span_free(name);
     return code;
 }

@@ -46,7 +46,7 @@ static const char *default_url(void)
     bool named =
         getenv("PGHOST") != NULL || getenv("PGHOSTADDR") != NULL || getenv("PGSERVICE") != NULL;
 
-    return named ? "postgresql://" : "postgresql://root@127.0.0.1:5433/";
+    return named ? "postgresql://" : "postgresql://spanlite@127.0.0.1:5433/";
 }
 
 span_status sql_client_connect(const char *url, PGconn **out, struct span_error *err)
@@ -257,7 +257,8 @@ void sql_client_json(const PGresult *r, struct buf *out)
     buf_append_str(out, rows > 0 ? "\n]\n" : "]\n");
 }
 
-int sql_client_run(const char *verb, struct config *c, const char *sql, const char *only)
+static int run(const char *verb, struct config *c, const char *sql, const char *only,
+               const char *done)
 {
     PGconn *conn = NULL;
     PGresult *r = NULL;
@@ -282,6 +283,8 @@ int sql_client_run(const char *verb, struct config *c, const char *sql, const ch
     }
     if (config_bool(c, "json")) {
         sql_client_json(r, &out);
+    } else if (done != NULL) {
+        buf_printf(&out, "%s\n", done);
     } else {
         sql_client_table(r, config_bool(c, "wide") ? NULL : only, &out);
     }
@@ -290,4 +293,14 @@ int sql_client_run(const char *verb, struct config *c, const char *sql, const ch
     PQclear(r);
     PQfinish(conn);
     return COMMAND_OK;
+}
+
+int sql_client_run(const char *verb, struct config *c, const char *sql, const char *only)
+{
+    return run(verb, c, sql, only, NULL);
+}
+
+int sql_client_do(const char *verb, struct config *c, const char *sql, const char *done)
+{
+    return run(verb, c, sql, NULL, done);
 }

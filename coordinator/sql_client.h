@@ -17,7 +17,7 @@
      .where = CONFIG_FLAG_AND_ENV,                                                                 \
      .arg = "URL",                                                                                 \
      .help = "cluster to ask, postgresql://host:port,host:port/; PG* variables work too (default " \
-             "postgresql://root@127.0.0.1:5433/)"},                                                \
+             "postgresql://spanlite@127.0.0.1:5433/)"},                                            \
         {.name = "json",                                                                           \
          .kind = CONFIG_BOOL,                                                                      \
          .where = CONFIG_FLAG_ONLY,                                                                \
@@ -27,8 +27,8 @@
     }
 
 /* url: postgresql://...; NULL or empty: PG* variables when they name a server, else
- * postgresql://root@127.0.0.1:5433/. UNAVAILABLE when no node answers. On success the caller owns
- * *out (PQfinish). */
+ * postgresql://spanlite@127.0.0.1:5433/. UNAVAILABLE when no node answers. On success the caller
+ * owns *out (PQfinish). */
 SPAN_CHECKED span_status sql_client_connect(const char *url, PGconn **out, struct span_error *err);
 /* Runs one statement. On success the caller owns *out (PQclear); an error of the server is INVALID
  * (or UNAVAILABLE when the connection broke) with its message, SQLSTATE and hint. */
@@ -44,5 +44,7 @@ void sql_client_json(const PGresult *r, struct buf *out);
  * one statement, prints its result: as a table the columns `only` unless --wide, as JSON all.
  * Returns the exit code; complaints name `verb`. */
 int sql_client_run(const char *verb, struct config *c, const char *sql, const char *only);
+/* The same for a statement without rows, of which a person is told `done`. */
+int sql_client_do(const char *verb, struct config *c, const char *sql, const char *done);
 
 #endif

@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define CLUSTER_URL_DEFAULT "postgresql://root@127.0.0.1:5433/"
+#define CLUSTER_URL_DEFAULT "postgresql://spanlite@127.0.0.1:5433/"
 
 struct cluster_url;
 

@@ -31,7 +31,7 @@ static const char help_text[] =
     "\n"
     "Flags of all:\n"
     "  --url URL          cluster, postgresql://host:port,host:port/ (SPANLITE_URL;\n"
-    "                     default postgresql://root@127.0.0.1:5433/)\n"
+    "                     default postgresql://spanlite@127.0.0.1:5433/)\n"
     "  --json             print the result as one JSON object\n"
     "  --quiet            no progress\n"
     "init:\n"
@@ -168,7 +168,7 @@ static bool number(const char *name, const char *text, double low, double high, 
     *out = strtod(text, &rest);
     if (errno != 0 || rest == text || *rest != '\0' || !(*out >= low) || !(*out <= high)) {
         (void)fprintf(stderr,
-                      "spanlite workload: --%s %s: give a number from %g to %g\n"
+                      "spanlite workload: --%s %s: give a number from %.10g to %.10g\n"
                       "Try \"spanlite workload --help\".\n",
                       name, text, low, high);
         return false;

@@ -30,7 +30,7 @@ static const char help_text[] =
     "\n"
     "Flags:\n"
     "  --url URL          cluster, postgresql://host:port,host:port/ (SPANLITE_URL; PG*\n"
-    "                     variables; default postgresql://root@127.0.0.1:5433/)\n"
+    "                     variables; default postgresql://spanlite@127.0.0.1:5433/)\n"
     "  -c SQL             run this and exit; may be repeated and mixed with -f\n"
     "  -f FILE            run this file and exit (-: stdin)\n"
     "  --format MODE      table, expanded, csv, tsv, json, jsonl (table on a terminal,\n"

@@ -9,7 +9,7 @@
 #include <libpq-fe.h>
 #include <stdio.h>
 
-#define SHELL_URL_DEFAULT "postgresql://root@127.0.0.1:5433/"
+#define SHELL_URL_DEFAULT "postgresql://spanlite@127.0.0.1:5433/"
 
 enum shell_exit {
     SHELL_OK = 0,
