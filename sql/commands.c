@@ -533,6 +533,10 @@ static bool alter_range(struct sql_session *s, const struct sql_stmt *st, struct
 static bool cmd_alter(struct sql_session *s, const struct sql_stmt *st, struct run_out *out)
 {
     size_t what = st->first + 1;
+    if (block_refuses_writes(s)) {
+        sql_error_set(&s->err, "25006", "cannot execute ALTER in a read-only transaction");
+        return false;
+    }
     if (sql_token_is(&s->tokens, what, "RANGE")) {
         return alter_range(s, st, out);
     }

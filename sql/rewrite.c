@@ -271,8 +271,69 @@ static bool word_is(struct slice s, const char *w)
     return s.size == strlen(w) && strncasecmp((const char *)s.data, w, s.size) == 0;
 }
 
-/* Words that mean something else in SQLite. Returns how many tokens were used up (0: none). */
-static size_t rewrite_word(struct rewriter *w, size_t i)
+static bool is_count(const struct rewriter *w, size_t i)
+{
+    return i < w->s->last && (w->t->t[i].kind == TOK_NUMBER || w->t->t[i].kind == TOK_PARAM);
+}
+
+static size_t after_rows(const struct rewriter *w, size_t i)
+{
+    return i < w->s->last && (sql_token_is(w->t, i, "ROW") || sql_token_is(w->t, i, "ROWS")) ? i + 1
+                                                                                             : i;
+}
+
+static bool put_count(struct rewriter *w, size_t i)
+{
+    if (w->t->t[i].kind == TOK_PARAM) {
+        return rewrite_param(w, i);
+    }
+    buf_append_slice(&w->out->text, sql_token_text(w->t, i));
+    return true;
+}
+
+/* OFFSET m [ROWS] and behind it FETCH FIRST [n] ROWS ONLY, LIMIT n or nothing: SQLite wants LIMIT
+ * n OFFSET m. At token i; the token after it all, 0 where it is something else. *bad: a parameter
+ * that cannot be. */
+static size_t rewrite_offset(struct rewriter *w, size_t i, bool *bad)
+{
+    const struct sql_tokens *t = w->t;
+    size_t count = 0; /* its token; 0: all rows */
+    bool one = false;
+    if (!is_count(w, i + 1)) {
+        return 0;
+    }
+    size_t n = after_rows(w, i + 2);
+    if (sql_token_is(t, n, "FETCH") &&
+        (sql_token_is(t, n + 1, "FIRST") || sql_token_is(t, n + 1, "NEXT"))) {
+        one = !is_count(w, n + 2);
+        count = one ? 0 : n + 2;
+        n = after_rows(w, one ? n + 2 : n + 3);
+        if (n >= w->s->last || !sql_token_is(t, n, "ONLY")) {
+            return 0;
+        }
+        n++;
+    } else if (sql_token_is(t, n, "LIMIT") && is_count(w, n + 1)) {
+        count = n + 1;
+        n += 2;
+    }
+    if (n < w->s->last && t->t[n].kind != TOK_WORD) {
+        return 0; /* the count goes on: an expression */
+    }
+    buf_append_str(&w->out->text, "LIMIT ");
+    buf_append_str(&w->out->text, one ? "1" : count == 0 ? "-1" : "");
+    *bad = count != 0 && !put_count(w, count);
+    buf_append_str(&w->out->text, " OFFSET ");
+    *bad = *bad || !put_count(w, i + 1);
+    for (size_t k = i; k < n; k++) {
+        w->t->t[k].out = (uint32_t)w->out->text.size;
+    }
+    skip_to(w, t->t[n - 1].end);
+    return n;
+}
+
+/* Words that mean something else in SQLite. Returns how many tokens were used up (0: none). *bad:
+ * the error is set. */
+static size_t rewrite_word(struct rewriter *w, size_t i, bool *bad)
 {
     struct sql_tokens *t = w->t;
     struct slice s = sql_token_text(t, i);
@@ -312,9 +373,15 @@ static size_t rewrite_word(struct rewriter *w, size_t i)
         return 2;
     }
     if (word_is(s, "offset") && i > w->s->first && t->t[i].depth == t->t[w->s->first].depth &&
-        w->s->limit == 0 && w->s->verb == VERB_SELECT) {
-        replace_token(w, i, "LIMIT -1 OFFSET");
-        return 1;
+        (w->s->limit == 0 || w->s->limit > i) && w->s->verb == VERB_SELECT) {
+        size_t end = rewrite_offset(w, i, bad);
+        if (end != 0) {
+            return end - i;
+        }
+        if (w->s->limit == 0) {
+            replace_token(w, i, "LIMIT -1 OFFSET");
+            return 1;
+        }
     }
     if (word_is(s, "fetch") &&
         (sql_token_is(t, i + 1, "FIRST") || sql_token_is(t, i + 1, "NEXT"))) {
@@ -415,8 +482,9 @@ static size_t rewrite_token(struct rewriter *w, size_t i)
         if (w->normalise) {
             track_clause(w, i);
         }
-        size_t n = rewrite_word(w, i);
-        return n == 0 ? 1 : n;
+        bool bad = false;
+        size_t n = rewrite_word(w, i, &bad);
+        return bad ? 0 : n == 0 ? 1 : n;
     }
     case TOK_OP:
         if (sql_token_op(t, i, "::")) {

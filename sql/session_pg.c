@@ -59,8 +59,7 @@ static bool tokenize(struct sql_session *s, struct slice sql)
 {
     size_t bad = 0;
     if (sql.size > LIMIT_STATEMENT_BYTES) {
-        sql_error_set(&s->err, "54000", "a statement has at most %llu bytes",
-                      LIMIT_STATEMENT_BYTES);
+        sql_error_set(&s->err, "54000", "statement is longer than 1 MiB");
         return false;
     }
     if (sql.size > 0 && memchr(sql.data, 0, sql.size) != NULL) {

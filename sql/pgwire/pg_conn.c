@@ -540,11 +540,12 @@ static enum pg_conn_step step_oversized(struct pg_conn *c, const struct pg_frame
     c->call_errors = 0;
     c->discard = f->total;
     if (!c->skip_to_sync && !is_copy(f->type)) {
-        char message[128];
-        (void)snprintf(message, sizeof(message), "%s is too long: %zu bytes, the limit is %llu",
-                       f->type == PG_FRONT_QUERY || f->type == PG_FRONT_PARSE ? "statement"
-                                                                              : "message",
-                       f->total, (unsigned long long)frame_max(f->type));
+        char message[128] = STATEMENT_TOO_LONG; /* the frame's own limit lies above it */
+        if (f->type != PG_FRONT_QUERY && f->type != PG_FRONT_PARSE) {
+            (void)snprintf(message, sizeof(message),
+                           "message is too long: %zu bytes, the limit is %llu", f->total,
+                           (unsigned long long)frame_max(f->type));
+        }
         conn_error(c, "ERROR", "54000", message, NULL, "Split it into several statements.");
         if (is_extended(f->type)) {
             c->skip_to_sync = true;
@@ -566,7 +567,7 @@ static void do_query(struct pg_conn *c, struct slice body)
     if (pg_query_decode(body, &sql) != SPAN_OK) {
         conn_error(c, "ERROR", "08P01", "malformed Query message", NULL, NULL);
     } else if (sql.size > LIMIT_STATEMENT_BYTES) {
-        conn_error(c, "ERROR", "54000", "statement is longer than 1 MiB", NULL,
+        conn_error(c, "ERROR", "54000", STATEMENT_TOO_LONG, NULL,
                    "Split it into several statements.");
     } else if (conn_text_check(c, sql, "statement")) {
         char before = conn_call_begin(c);

@@ -158,7 +158,7 @@ static bool do_parse(struct pg_conn *c, struct slice body)
         return fail_malformed(c, "Parse");
     }
     if (m.sql.size > LIMIT_STATEMENT_BYTES) {
-        conn_error(c, "ERROR", "54000", "statement is longer than 1 MiB", NULL,
+        conn_error(c, "ERROR", "54000", STATEMENT_TOO_LONG, NULL,
                    "Split it into several statements.");
         return false;
     }

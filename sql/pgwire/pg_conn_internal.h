@@ -39,6 +39,8 @@ struct conn_capture {
     bool columns; /* record the row description, else the parameter description */
 };
 
+#define STATEMENT_TOO_LONG "statement is longer than 1 MiB"
+
 struct pg_conn {
     struct pg_conn_config cfg;
     enum conn_state state;

@@ -632,6 +632,8 @@ Test(pg_listener, refuses_an_oversized_statement_and_goes_on, .timeout = 60)
         sql[size] = '\0';
         PGresult *r = PQexec(c, sql);
         cr_assert_str_eq(PQresultErrorField(r, PG_DIAG_SQLSTATE), "54000");
+        cr_assert_str_eq(PQresultErrorField(r, PG_DIAG_MESSAGE_PRIMARY),
+                         "statement is longer than 1 MiB");
         PQclear(r);
         r = PQexecParams(c, sql, 0, NULL, NULL, NULL, NULL, 0);
         cr_assert_str_eq(PQresultErrorField(r, PG_DIAG_SQLSTATE), "54000");

@@ -500,6 +500,7 @@ Test(session, settings_that_promise_something_keep_it_or_are_refused)
     fails(0, "INSERT INTO z VALUES (1)", "25006");
     fails(0, "CREATE INDEX zi ON z(a)", "25006");
     fails(0, "TRUNCATE z", "25006");
+    fails(0, "ALTER TABLE z SPLIT AT VALUES (5)", "25006");
     fails(0, "SELECT * FROM z FOR UPDATE", "25006");
     fails(0, "SELECT 1; INSERT INTO z VALUES (1)", "25006");
     gives(0, "SELECT count(*) FROM z", "0");
