@@ -673,6 +673,17 @@ bool run_statement(struct sql_session *s, const struct sql_stmt *st,
         s->statement_timeout_ns == 0 ? 0 : session_mono_ns(s) + s->statement_timeout_ns;
     s->kv->ops->set_deadline(s->kv, s->deadline_ns);
     s->kv->ops->set_lock_timeout(s->kv, s->lock_timeout_ns);
+    if (sql_is_upsert(s, st)) {
+        struct sql_upsert u;
+        bool ok = sql_upsert_enter(s, st, &u);
+        if (ok) {
+            ok = run_statement(s, &u.st, params, out);
+            sql_upsert_leave(s, &u);
+        } else {
+            s->failed = s->failed || s->block != BLOCK_NONE;
+        }
+        return ok;
+    }
     bool query = st->verb == VERB_SELECT || st->verb == VERB_INSERT || st->verb == VERB_UPDATE ||
                  st->verb == VERB_DELETE || st->verb == VERB_OTHER;
     if (!query && !is_ddl(st->verb) && st->verb != VERB_EXPLAIN && st->verb != VERB_ALTER) {
@@ -730,6 +741,15 @@ bool run_describe(struct sql_session *s, const struct sql_stmt *st, const struct
     *count = 0;
     *gives_rows = false;
     *params = 0;
+    if (sql_is_upsert(s, st)) {
+        struct sql_upsert u;
+        bool ok = sql_upsert_enter(s, st, &u);
+        if (ok) {
+            ok = run_describe(s, &u.st, cols, count, gives_rows, params, table);
+            sql_upsert_leave(s, &u);
+        }
+        return ok;
+    }
     switch ((int)st->verb) {
     case VERB_SHOW:
         *gives_rows = true;

@@ -37,6 +37,18 @@ bool run_syntax_error(struct sql_session *s, size_t at);
 /* Is token `at` the statement's end? Else 42601. */
 bool run_at_end(struct sql_session *s, const struct sql_stmt *st, size_t at);
 
+/* upsert.c: UPSERT runs as another text. Between enter and leave s->tokens are that text's and st
+ * its statement. enter: false with s->err, and nothing to leave. */
+struct sql_upsert {
+    struct sql_stmt st;
+    struct buf text;
+    struct sql_tokens tokens; /* the client's */
+};
+
+bool sql_is_upsert(const struct sql_session *s, const struct sql_stmt *st);
+bool sql_upsert_enter(struct sql_session *s, const struct sql_stmt *st, struct sql_upsert *u);
+void sql_upsert_leave(struct sql_session *s, struct sql_upsert *u);
+
 /* commands.c: everything that is not a query, DML or DDL. */
 bool sql_command_run(struct sql_session *s, const struct sql_stmt *st, struct run_out *out);
 bool command_is_control(enum sql_verb v); /* BEGIN, COMMIT, ROLLBACK, SAVEPOINT, RELEASE */

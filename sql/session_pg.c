@@ -351,10 +351,10 @@ static bool pg_describe_portal(void *p, struct pg_portal *po, const struct pg_si
     return true;
 }
 
-static bool is_write(const struct sql_stmt *st)
+static bool is_write(const struct sql_session *s, const struct sql_stmt *st)
 {
-    return st->verb == VERB_INSERT || st->verb == VERB_UPDATE || st->verb == VERB_DELETE ||
-           (st->verb == VERB_SELECT && st->for_update != 0);
+    return sql_is_upsert(s, st) || st->verb == VERB_INSERT || st->verb == VERB_UPDATE ||
+           st->verb == VERB_DELETE || (st->verb == VERB_SELECT && st->for_update != 0);
 }
 
 /* More rows of a portal that has run. */
@@ -404,7 +404,7 @@ static bool pg_execute(void *p, struct pg_portal *po, uint32_t max_rows, const s
     }
     /* Writes belong to the pipeline's implicit transaction, which ends at Sync; a read with nothing
      * before it reads by itself, without locks. */
-    if (s->block == BLOCK_NONE && is_write(&st)) {
+    if (s->block == BLOCK_NONE && is_write(s, &st)) {
         s->block = BLOCK_IMPLICIT;
     }
     struct sql_params params = {

@@ -966,7 +966,7 @@ Test(session, a_parameter_without_a_value_is_named)
 Test(session, other_spellings_of_upsert_are_told_the_one_that_works)
 {
     ok(0, "CREATE TABLE t(a INT PRIMARY KEY, b INT)");
-    fails(0, "UPSERT INTO t VALUES (1, 2)", "0A000");
+    fails(0, "UPSERT t VALUES (1, 2)", "0A000");
     cr_assert(strstr(f.c[0].hint, "ON CONFLICT") != NULL, "%s", f.c[0].hint);
     fails(0, "MERGE INTO t USING t AS u ON t.a = u.a WHEN MATCHED THEN DELETE", "0A000");
     fails(0, "INSERT INTO t VALUES (1, 2) ON CONFLICT ON CONSTRAINT t_pkey DO NOTHING", "0A000");
@@ -974,6 +974,49 @@ Test(session, other_spellings_of_upsert_are_told_the_one_that_works)
     ok(0, "INSERT INTO t VALUES (1, 2) ON CONFLICT (a) DO UPDATE SET b = excluded.b");
     ok(0, "INSERT INTO t VALUES (1, 3) ON CONFLICT (a) DO UPDATE SET b = excluded.b");
     gives(0, "SELECT * FROM t", "1|3");
+}
+
+Test(session, upsert_takes_the_place_of_the_row_with_its_key)
+{
+    ok(0,
+       "CREATE TABLE t(a INT, k TEXT, b INT DEFAULT 7, c INT, d AS (c * 2) STORED, u INT UNIQUE, "
+       "PRIMARY KEY (a, k))");
+    ok(0, "UPSERT INTO t VALUES (1, 'x', 1, 1, 5), (2, 'y', 2, 2, 6)");
+    cr_assert_str_eq(f.c[0].tags, "INSERT 0 2");
+    ok(0, "UPSERT INTO public.t VALUES (1, 'x', 10, 10, 5)");
+    ok(0, "UPSERT INTO t (a, k, c) VALUES (2, 'y', 20), (3, 'z', 30)");
+    gives(0, "SELECT a, b, c, d, u FROM t", "1|10|10|20|5\n2|2|20|40|6\n3|7|30|60|NULL");
+    gives(0, "UPSERT INTO t (k, a, b) VALUES ('z', 3, 8) RETURNING b, c", "8|30");
+    ok(0, "UPSERT INTO t (a, k, b) SELECT a, k, b + 1 FROM t ORDER BY a");
+    ok(0, "UPSERT INTO t (a, k) VALUES (1, 'x')"); /* nothing but its key */
+    gives(0, "SELECT group_concat(b) FROM t", "11,3,9");
+    fails(0, "UPSERT INTO t VALUES (9, 'q', 0, 0, 5)", "23505"); /* another row's unique value */
+    fails(0, "UPSERT INTO nosuch VALUES (1)", "42P01");
+    fails(0, "UPSERT INTO t VALUES (1, 'x')", "42601");
+    fails(0, "UPSERT INTO t DEFAULT VALUES", "0A000");
+    fails(0, "UPSERT INTO t VALUES (1, 'x', 1, 1, 1) ON CONFLICT DO NOTHING", "0A000");
+    ok(0,
+       "BEGIN; UPSERT INTO t (a, k, b) VALUES (1, 'x', 99); SELECT b FROM t WHERE a = 1; ROLLBACK");
+    ok(0, "BEGIN READ ONLY");
+    fails(0, "UPSERT INTO t (a, k) VALUES (5, 'x')", "25006");
+    cr_assert_eq(status(0), 'E');
+    ok(0, "ROLLBACK");
+    ok(0, "CREATE TABLE r(id INTEGER PRIMARY KEY, v TEXT); CREATE TABLE h(v TEXT)");
+    ok(0, "UPSERT INTO r VALUES (1, 'a'); UPSERT INTO r VALUES (1, 'b'); UPSERT INTO r (v) VALUES "
+          "('c'); UPSERT INTO h VALUES ('x'); UPSERT INTO h VALUES ('x')");
+    gives(0, "SELECT group_concat(v) FROM r", "b,c");
+    gives(0, "SELECT count(*) FROM h", "2");
+    const struct pg_session_ops *ops = f.c[0].session.ops;
+    struct pg_stmt *st = parse("UPSERT INTO r VALUES ($2, $1) RETURNING v");
+    cr_assert(ops->describe_stmt(f.c[0].session.impl, st, &f.c[0].sink));
+    cr_assert_eq(f.c[0].columns, 1);
+    struct pg_portal *p = bind(st, (const char *const[]){"w", "1"}, 2);
+    cr_assert(execute(p, 0));
+    cr_assert_str_eq(sql_client_text(&f.c[0]), "w");
+    cr_assert(sync(true), "a pipeline's failure undoes it");
+    gives(0, "SELECT v FROM r WHERE id = 1", "b");
+    ops->portal_free(f.c[0].session.impl, p);
+    ops->stmt_free(f.c[0].session.impl, st);
 }
 
 /* A syntax error that is a known word of PostgreSQL says so, and what to write instead. */
