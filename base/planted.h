@@ -63,7 +63,8 @@
       "G1: an UPDATE does not look up the unique keys it takes")                                   \
     X(VERSIONS_FREED_EARLY, 20, any,                                                               \
       "H6: versions leave memory before the reader sees them in the file")                         \
-    X(WIPED_STORE_VOTES, 100, disk, "F2: a store that lost its disk starts anew under its old id") \
+    X(WIPED_STORE_VOTES, 40, damage,                                                               \
+      "F2: a store that lost its disk starts anew under its old id")                               \
     X(TOMBSTONE_NOT_SEEN, 30, any, "D0: what a read did not return does not count as seen")        \
     X(REBUILD_FORGETS, 100, rot, "F2: a rebuilt replica forgets entries that it acknowledged")     \
     X(DAMAGE_SENT_ON, 150, rot, "a damaged replica sends its rows on as if they were sound")

@@ -838,6 +838,22 @@ static void leader_hears_echoes(struct sim_world *w)
     mend(w);
 }
 
+/* ---- F2 ---- */
+
+/* The log of one node is damaged while it is down, until the node notices: it is out for good. */
+static void log_is_damaged(struct sim_world *w)
+{
+    node_id n = 1 + (node_id)rng_below(cluster_rng(w->c), 3);
+    for (int tries = 0; tries < 10 && !world_failed(w) && !cluster_lost(w->c, n); tries++) {
+        cluster_run_for(w->c, rng_between(cluster_rng(w->c), 20 * MS_NS, 300 * MS_NS));
+        if (cluster_alive(w->c, n)) {
+            cluster_crash(w->c, n, SIM_CRASH_KILL);
+        }
+        (void)cluster_flip(w->c, n);
+        (void)cluster_restart(w->c, n);
+    }
+}
+
 static const struct sim_script scripts[] = {
     {"pause", "directed: the leader of an idle range is stopped", 3, idle_leader_pauses, true},
     {"erratum", "directed: two leaders change members, each unknown to the other", 5,
@@ -852,6 +868,7 @@ static const struct sim_script scripts[] = {
      true},
     {"unique", "directed: SQL: rows with unique keys", 3, sim_sql_unique, true},
     {"figure8", "directed: Raft's figure 8", 5, figure_8, false},
+    {"damage", "directed: the log of a node is damaged while it is down", 3, log_is_damaged, false},
     {"echoes", "directed: a leader hears the others late when its lease is over", 3,
      leader_hears_echoes, false},
     {"grow", "directed: members join while a lease runs", 5, lease_outlives_members, true},
