@@ -374,7 +374,8 @@ static bool cmd_reset(struct sql_session *s, const struct sql_stmt *st, struct r
     } else {
         dotted_name(s, &at, st->last, &name);
     }
-    bool ok = run_at_end(s, st, at) && (all || vars_reset(s, buf_cstr(&name), false));
+    bool ok = (at > st->first + 1 || run_syntax_error(s, at)) && run_at_end(s, st, at) &&
+              (all || vars_reset(s, buf_cstr(&name), false));
     if (ok && all) {
         vars_reset_all(s);
     }
@@ -601,6 +602,9 @@ static bool cmd_unsupported(struct sql_session *s, const struct sql_stmt *st)
 
 static bool cmd_noop(struct sql_session *s, const struct sql_stmt *st, struct run_out *out)
 {
+    if (sql_token_is(&s->tokens, st->first, "CHECKPOINT") && !run_at_end(s, st, st->first + 1)) {
+        return false;
+    }
     struct slice word = sql_token_text(&s->tokens, st->first);
     char tag[32];
     snprintf(tag, sizeof tag, "%.*s", (int)word.size, (const char *)word.data);

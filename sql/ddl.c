@@ -364,6 +364,18 @@ static bool drop_one(struct sql_session *s, const char *name, enum desc_kind kin
     return ok;
 }
 
+/* [CASCADE | RESTRICT] and the end. */
+static bool ends_here(struct sql_session *s, const struct sql_tokens *t, size_t at)
+{
+    at += sql_token_is(t, at, "CASCADE") || sql_token_is(t, at, "RESTRICT") ? 1 : 0;
+    if (at < t->count) {
+        struct slice near = sql_token_text(t, at);
+        sql_error_set(&s->err, "42601", "near \"%.*s\": syntax error", (int)near.size,
+                      (const char *)near.data);
+    }
+    return at >= t->count;
+}
+
 static bool drop_list(struct sql_session *s, enum desc_kind kind, char *notice, size_t notice_size)
 {
     struct ddl_text x;
@@ -381,15 +393,7 @@ static bool drop_list(struct sql_session *s, enum desc_kind kind, char *notice, 
         }
         at++;
     }
-    if (ok && (sql_token_is(&x.t, at, "CASCADE") || sql_token_is(&x.t, at, "RESTRICT"))) {
-        at++;
-    }
-    if (ok && at < x.t.count) {
-        struct slice near = sql_token_text(&x.t, at);
-        sql_error_set(&s->err, "42601", "near \"%.*s\": syntax error", (int)near.size,
-                      (const char *)near.data);
-        ok = false;
-    }
+    ok = ok && ends_here(s, &x.t, at);
     ddl_text_deinit(&x);
     return ok;
 }
@@ -470,14 +474,7 @@ static bool truncate_names(struct sql_session *s, struct ddl_text *x, size_t at,
                       "Automatic ids go on rising; leave it out.");
     }
     at += sql_token_is(&x->t, at, "CONTINUE") && sql_token_is(&x->t, at + 1, "IDENTITY") ? 2 : 0;
-    at += sql_token_is(&x->t, at, "CASCADE") || sql_token_is(&x->t, at, "RESTRICT") ? 1 : 0;
-    if (at < x->t.count) {
-        struct slice near = sql_token_text(&x->t, at);
-        sql_error_set(&s->err, "42601", "near \"%.*s\": syntax error", (int)near.size,
-                      (const char *)near.data);
-        return false;
-    }
-    return true;
+    return ends_here(s, &x->t, at);
 }
 
 static bool truncate_list(struct sql_session *s)
@@ -723,6 +720,10 @@ static bool drop_index(struct sql_session *s, char *notice, size_t notice_size)
     at += sql_token_is(&x.t, at, "CONCURRENTLY") ? 1 : 0;
     bool soft = ddl_if(&x.t, &at, false);
     bool ok = ddl_take_name(s, &x.t, &at, &x.name);
+    if (ok && sql_token_op(&x.t, at, ",")) {
+        ok = refuse(s, "DROP INDEX of several indexes is not supported", "Drop one after another.");
+    }
+    ok = ok && ends_here(s, &x.t, at);
     if (ok) {
         ok = ddl_drop_index_named(s, buf_cstr(&x.name));
         if (!ok && soft && strcmp(s->err.code, "42704") == 0) {

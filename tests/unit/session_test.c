@@ -1058,6 +1058,13 @@ Test(session, known_words_of_other_systems_are_named)
     fails(0, "SELECT ) FROM t", "42601");
     fails(0, "SELECT interval FROM FROM t", "0A000"); /* a guess: never for what SQLite takes */
     fails(0, "TRUNCATE t foo", "42601");
+    ok(0, "CREATE INDEX tb ON t(b); CREATE INDEX tc ON t(b)");
+    fails(0, "DROP INDEX tb, tc", "0A000");
+    fails(0, "DROP INDEX tb foo", "42601");
+    fails(0, "DROP INDEX IF EXISTS nosuch foo", "42601");
+    ok(0, "DROP INDEX tb RESTRICT; DROP INDEX tc");
+    fails(0, "RESET", "42601");
+    fails(0, "CHECKPOINT foo", "42601");
     fails(0, "INSERT INTO t VALUES (1)", "42601");
     cr_assert_str_eq(f.c[0].message, "table t has 2 columns but 1 values were supplied");
     ok(0, "CREATE TABLE p (a INT PRIMARY KEY NOT DEFERRABLE, \"deferrable\" INT, \"like\" INT, "
