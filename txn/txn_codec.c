@@ -704,7 +704,7 @@ void msg_encode_heartbeat_ack(struct buf *out, const struct heartbeat_ack *m)
     for (size_t i = 0; i < m->count; i++) {
         const struct heartbeat_ack_range *r = &m->ranges[i];
         enc_var(out, r->range);
-        enc_u8(out, (uint8_t)((r->known ? 1 : 0) | (r->behind ? 2 : 0)));
+        enc_u8(out, (uint8_t)((r->known ? 1 : 0) | (r->behind ? 2 : 0) | (r->ahead ? 4 : 0)));
         enc_var(out, r->term);
         enc_ts(out, r->promised);
         enc_var(out, r->match);
@@ -730,12 +730,13 @@ span_status msg_decode_heartbeat_ack(struct slice body, struct arena *a, struct 
         uint8_t flags = dec_u8(&c);
         r->known = (flags & 1) != 0;
         r->behind = (flags & 2) != 0;
+        r->ahead = (flags & 4) != 0;
         r->term = dec_var(&c);
         r->promised = dec_ts(&c);
         r->match = dec_var(&c);
         r->accepted = dec_var(&c);
         r->last_index = dec_var(&c);
-        if (flags > 3) {
+        if (flags > 7) {
             c.bad = true;
         }
     }

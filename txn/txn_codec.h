@@ -74,6 +74,7 @@ enum command {
     CMD_RESOLVED, /* coordinator: transactions whose participants have all acknowledged */
     CMD_MAINTAIN, /* watermark W (C3) and version-GC horizon (H8) */
     CMD_SPLIT,
+    CMD_SPLIT_AHEAD, /* struct cmd_split: such a split will come; changes nothing */
 };
 
 struct cmd_open {

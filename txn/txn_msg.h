@@ -282,6 +282,7 @@ struct heartbeat_ack_range {
     uint64_t accepted;
     uint64_t last_index;
     bool behind;
+    bool ahead; /* the right side of the split to come is built (engine_split_ahead) */
 };
 
 struct heartbeat_ack {

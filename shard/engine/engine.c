@@ -334,6 +334,8 @@ void engine_close(struct engine *e)
     if (e->active != NULL) {
         generation_free(e->active);
     }
+    engine_split_forget(e);
+    ahead_deinit(&e->ahead);
     file_state_deinit(&e->state);
     buf_deinit(&e->gc.cursor);
     buf_deinit(&e->scratch);
@@ -568,6 +570,7 @@ span_status engine_set_bounds(struct engine *e, struct slice start, struct slice
     buf_set(&e->state.end, end);
     e->state.trim = true;
     e->open_entry = true;
+    engine_split_forget(e); /* what it would hold is not what the right side is any more */
     return SPAN_OK;
 }
 

@@ -227,6 +227,7 @@ struct engine_flush_result {
     uint64_t durable;   /* engine_applied_durable now */
     uint64_t rows;      /* versions written by the step */
     uint64_t wal_bytes; /* SQLite's WAL after the step (rule H5b: what bounds a pinned snapshot) */
+    bool pause;         /* the next step is one of many, of a long copy: let others go first */
     bool checkpoint_pinned; /* an open snapshot kept the checkpoint from finishing */
     bool work_left; /* garbage is left (rows cut off by a split, old versions): freeze again soon */
 };
@@ -298,11 +299,41 @@ struct engine_split_spec {
     size_t meta_count;
 };
 
+/* A split that is to come: its right file is built ahead of it, because the copy takes the longer
+ * the larger the right side is, and nothing can be served meanwhile. The next job (freeze soon)
+ * writes what is in memory and then copies the right side on the flusher's thread; engine_split
+ * adds what came since. Until then, or engine_split_forget, nothing is flushed: what came since
+ * must stay in memory. Fails before anything is applied when there is no room. One at a time:
+ * another key or range forgets the one before; so does a change of bounds. */
+void engine_split_ahead(struct engine *e, struct slice key, uint64_t right_range_id,
+                        uint64_t right_generation);
+
+enum engine_ahead {
+    ENGINE_AHEAD_NONE, /* for this key and range */
+    ENGINE_AHEAD_BUILDING,
+    ENGINE_AHEAD_READY,
+    ENGINE_AHEAD_FAILED, /* see engine_split_ahead_status */
+};
+
+enum engine_ahead engine_split_ahead_state(const struct engine *e, struct slice key,
+                                           uint64_t right_range_id);
+/* For whatever split: it is ready. */
+bool engine_split_ahead_is_ready(const struct engine *e);
+/* Why it failed; OK otherwise. */
+span_status engine_split_ahead_status(const struct engine *e);
+/* Which range is being built ahead, 0: none; *running: by a flusher just now, so that nobody else
+ * may touch the file even after engine_split_forget. */
+uint64_t engine_split_ahead_range(const struct engine *e, bool *running);
+/* It will not come, or not soon: removes the file, flushes go on. */
+void engine_split_forget(struct engine *e);
+
 /* Applies a split: everything at or above spec->key, every version, flushed or not, and a copy of
  * the local rows (0x00...) goes into a new file with horizon, bounds [key, old end) and the given
  * state, which is synced before this returns; then the left's bounds end at spec->key. A complete
  * right file (replay after a crash) is kept as it is, an unfinished one is built anew. On an error
- * the left is unchanged. Open the right side with engine_open. A flush may be under way. */
+ * the left is unchanged. Open the right side with engine_open. A flush may be under way. What
+ * engine_split_ahead made ready is used if it was for this split; else all of it is copied now.
+ * WOULD_WAIT: the flusher is building it. */
 SPAN_CHECKED span_status engine_split(struct engine *e, const struct engine_split_spec *spec,
                                       struct span_error *err);
 

@@ -3,6 +3,7 @@
  *   step        thread    what                                        why it can end
  *   WRITE       flusher   one transaction: generations, state, trim,  the only writer
  *                         garbage; its commit syncs SQLite's WAL
+ *   AHEAD       flusher   the right file of a split to come        asked for by engine_split_ahead
  *   (done)      worker    renews the view, drops the generations
  *   CHECKPOINT  flusher   PASSIVE: all frames into the database, sync  the view now stands at the
  * end of the WAL, so nothing in it is held back (probes 2.4: under a reader that is not renewed it
@@ -32,7 +33,7 @@
     4 /* and for each version it wrote: a pass is over before a quarter                            \
          more has been added */
 
-enum job_step { STEP_WRITE, STEP_CHECKPOINT, STEP_TRUNCATE };
+enum job_step { STEP_WRITE, STEP_AHEAD, STEP_CHECKPOINT, STEP_TRUNCATE };
 
 struct engine_job {
     enum job_step step;
@@ -49,6 +50,7 @@ struct engine_job {
     uint64_t rows;
     uint64_t wal_bytes;
     bool pinned;
+    struct ahead ahead; /* AHEAD: what is to be built; then, as READY, what was */
 };
 
 static void gc_copy(struct gc_state *to, const struct gc_state *from)
@@ -92,15 +94,64 @@ static void job_free(struct engine_job *job)
 {
     generations_free(&job->dropped);
     file_name_deinit(&job->name);
+    if (job->ahead.building) {
+        builder_abort(&job->ahead.builder); /* nobody wants it any more */
+    }
+    ahead_deinit(&job->ahead);
     file_state_deinit(&job->state);
     buf_deinit(&job->gc.cursor);
     span_free(job);
 }
 
+/* The file is at view.state.seq, and this job is the only one that writes it. */
+static void ahead_order(const struct engine *e, struct engine_job *job)
+{
+    job->ahead.state = ENGINE_AHEAD_BUILDING;
+    buf_set(&job->ahead.key, buf_slice(&e->ahead.key));
+    job->ahead.right_range_id = e->ahead.right_range_id;
+    job->ahead.right_generation = e->ahead.right_generation;
+    job->ahead.seq = e->view.state.seq;
+}
+
+bool job_builds_ahead(const struct engine_job *job)
+{
+    return job != NULL && job->step == STEP_AHEAD;
+}
+
+uint64_t job_ahead_range(const struct engine_job *job)
+{
+    return job->ahead.right_range_id;
+}
+
+/* Takes over what AHEAD built, if it is still wanted. True: it goes on with the next piece. */
+static bool ahead_done(struct engine *e, struct engine_job *job)
+{
+    struct ahead *a = &e->ahead;
+    bool wanted = a->state == ENGINE_AHEAD_BUILDING &&
+                  a->right_range_id == job->ahead.right_range_id &&
+                  slice_eq(buf_slice(&a->key), buf_slice(&job->ahead.key));
+    if (!wanted) {
+        return false; /* job_free removes it */
+    }
+    if (job->status == SPAN_OK && job->ahead.state == ENGINE_AHEAD_BUILDING) {
+        return true;
+    }
+    a->state = ENGINE_AHEAD_FAILED;
+    a->status = job->status;
+    if (job->ahead.state == ENGINE_AHEAD_READY) {
+        job->ahead.building = false;
+        a->state = ENGINE_AHEAD_READY;
+        a->builder = job->ahead.builder;
+        a->builder.writer.conn.name = &a->builder.name;
+        a->seq = job->ahead.seq;
+    }
+    return false;
+}
+
 struct engine_job *engine_freeze(struct engine *e)
 {
     REQUIRE(!e->open_entry);
-    if (e->job != NULL) {
+    if (e->job != NULL || e->ahead.state == ENGINE_AHEAD_READY) {
         return NULL;
     }
     struct generation *g = e->active;
@@ -115,6 +166,11 @@ struct engine_job *engine_freeze(struct engine *e)
     }
     if (e->frozen_count != 0) {
         return job_new(e, STEP_WRITE);
+    }
+    if (e->ahead.state == ENGINE_AHEAD_BUILDING) {
+        struct engine_job *job = job_new(e, STEP_AHEAD);
+        ahead_order(e, job);
+        return job;
     }
     return e->durable < e->view.state.applied ? job_new(e, STEP_CHECKPOINT) : NULL;
 }
@@ -147,7 +203,13 @@ static bool finish_step(struct engine *e, struct engine_job *job)
             list_push_back(&job->dropped, it);
         }
         job->step = STEP_CHECKPOINT;
+        if (job->status == SPAN_OK && e->ahead.state == ENGINE_AHEAD_BUILDING) {
+            job->step = STEP_AHEAD;
+            ahead_order(e, job);
+        }
         return job->status == SPAN_OK;
+    case STEP_AHEAD:
+        return ahead_done(e, job);
     case STEP_CHECKPOINT:
         e->partial_backfill = job->partial_backfill;
         if (job->pinned) {
@@ -176,7 +238,11 @@ struct engine_job *engine_flush_done(struct engine *e, struct engine_job *job,
         e->error = job->error;
         e->damaged = true;
     }
-    bool more = job->status == SPAN_OK && finish_step(e, job);
+    bool ahead = job->step == STEP_AHEAD;
+    bool more = (ahead || job->status == SPAN_OK) && finish_step(e, job);
+    if (ahead && job->ran) {
+        job->status = SPAN_OK; /* the split hears why it failed, the flush has no fault */
+    }
     bool garbage = e->gc.in_pass && e->gc.min_end <= e->state.horizon;
     *out = (struct engine_flush_result){.status = job->status,
                                         .flushed = e->view.state.applied,
@@ -184,6 +250,7 @@ struct engine_job *engine_flush_done(struct engine *e, struct engine_job *job,
                                         .rows = rows,
                                         .wal_bytes = job->wal_bytes,
                                         .checkpoint_pinned = job->pinned,
+                                        .pause = ahead && more,
                                         .work_left = e->state.trim || garbage};
     job->ran = false;
     if (more) {
@@ -507,6 +574,9 @@ span_status engine_flush_run(struct engine_job *job, struct span_error *err)
     switch (job->step) {
     case STEP_WRITE:
         job->status = run_write(job, &job->error);
+        break;
+    case STEP_AHEAD:
+        job->status = split_copy_ahead(&job->name, &job->ahead, &job->error);
         break;
     case STEP_CHECKPOINT:
         job->status = run_checkpoint(job, &job->error);

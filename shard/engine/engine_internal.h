@@ -67,6 +67,45 @@ struct gc_state {
     uint64_t added_min; /* smallest end_ts written since the pass began */
 };
 
+enum write {
+    W_CURRENT_SET,
+    W_CURRENT_DELETE,
+    W_MOVE,
+    W_HISTORY_ADD,
+    W_META_SET,
+    W_META_DELETE,
+    WRITE_COUNT,
+};
+
+struct writer {
+    struct file_db conn;
+    sqlite3_stmt *stmts[WRITE_COUNT];
+    bool has_rows;      /* of `current`, when the present generation was begun */
+    struct buf max_key; /* largest key then: above it there is nothing to overwrite */
+    uint64_t rows;      /* versions written */
+    uint64_t min_end;   /* smallest end_ts written */
+};
+
+struct builder {
+    struct file_name name;
+    struct writer writer;
+};
+
+/* The right file of a split to come (engine_split_ahead). */
+struct ahead {
+    enum engine_ahead state; /* NONE: nothing else counts */
+    struct buf key;
+    uint64_t right_range_id;
+    uint64_t right_generation;
+    struct builder builder; /* READY: holds the rows of the left file as of generation seq */
+    uint64_t seq;
+    /* in a job: how far the copy has come */
+    bool building;      /* builder is open */
+    unsigned part;      /* of the file, see part_of in engine_split.c */
+    struct buf lo;      /* next key of the part */
+    span_status status; /* FAILED */
+};
+
 struct engine {
     struct file_name name;
     struct file_view view;
@@ -83,6 +122,7 @@ struct engine {
                             */
     struct gc_state gc;
     struct engine_job *job;
+    struct ahead ahead;
     struct buf scratch; /* value of the last point read */
     struct buf resume;  /* of the last scan */
     struct span_error error;
@@ -120,25 +160,6 @@ void generations_free(struct list *head);
 /* ---- writer: rows into a file, by the flusher, a restore or a split ----------------------------
  */
 
-enum write {
-    W_CURRENT_SET,
-    W_CURRENT_DELETE,
-    W_MOVE,
-    W_HISTORY_ADD,
-    W_META_SET,
-    W_META_DELETE,
-    WRITE_COUNT,
-};
-
-struct writer {
-    struct file_db conn;
-    sqlite3_stmt *stmts[WRITE_COUNT];
-    bool has_rows;      /* of `current`, when the present generation was begun */
-    struct buf max_key; /* largest key then: above it there is nothing to overwrite */
-    uint64_t rows;      /* versions written */
-    uint64_t min_end;   /* smallest end_ts written */
-};
-
 typedef bool writer_filter(void *ctx, struct slice key);
 
 SPAN_CHECKED span_status writer_open(struct writer *w, const struct file_name *name, bool create,
@@ -164,11 +185,6 @@ SPAN_CHECKED span_status writer_meta(struct writer *w, struct slice key, struct 
 /* ---- builder: a whole file that is complete or recognisably not ---------------------------------
  */
 
-struct builder {
-    struct file_name name;
-    struct writer writer;
-};
-
 /* EXISTS when a complete file is there; an unfinished one is removed. On an error nothing is held.
  */
 SPAN_CHECKED span_status builder_begin(struct builder *b, const struct engine_options *opt,
@@ -177,5 +193,19 @@ SPAN_CHECKED span_status builder_begin(struct builder *b, const struct engine_op
 SPAN_CHECKED span_status builder_finish(struct builder *b, const struct file_state *s,
                                         struct span_error *err);
 void builder_abort(struct builder *b);
+/* What was written so far is on disk; more may follow. The rest of it is short then. */
+SPAN_CHECKED span_status builder_sync(struct builder *b, struct span_error *err);
+
+/* ---- split ---- */
+
+/* Copies a piece of the right side out of the file that name names, which nobody writes meanwhile,
+ * into a->builder, and syncs it; a->state is READY after the last one. Any thread; on an error
+ * nothing is held. */
+SPAN_CHECKED span_status split_copy_ahead(const struct file_name *name, struct ahead *a,
+                                          struct span_error *err);
+void ahead_deinit(struct ahead *a);
+/* Whether the flusher works for e->job on the right file of a split. */
+bool job_builds_ahead(const struct engine_job *job);
+uint64_t job_ahead_range(const struct engine_job *job);
 
 #endif

@@ -227,6 +227,16 @@ void builder_abort(struct builder *b)
     file_name_deinit(&b->name);
 }
 
+span_status builder_sync(struct builder *b, struct span_error *err)
+{
+    struct file_db *d = &b->writer.conn;
+    span_status st = file_db_exec(d, "COMMIT", err);
+    if (st == SPAN_OK) {
+        st = FAILPOINT(ENGINE_BUILD_SYNC) ? file_injected(&b->name, err) : file_db_sync(d, err);
+    }
+    return st == SPAN_OK ? file_db_exec(d, "BEGIN", err) : st;
+}
+
 span_status builder_finish(struct builder *b, const struct file_state *s, struct span_error *err)
 {
     struct file_db *d = &b->writer.conn;

@@ -141,6 +141,12 @@ static void heartbeat_to(struct store *s, const struct tt_now *now, node_id to,
     msg_encode_heartbeat(store_out(s, to, STORE_CONTROL), hb);
 }
 
+void store_heartbeat_now(struct store *s)
+{
+    s->heartbeat_at_ns = 0;
+    s->wants_tick = true;
+}
+
 void store_heartbeats(struct store *s, const struct tt_now *now)
 {
     if (now->mono_ns < s->heartbeat_at_ns) {
@@ -222,6 +228,9 @@ void store_on_heartbeat_ack(struct store *s, const struct tt_now *now, node_id f
         replica_peer_has(r, now, from, l->known);
         if (!l->known) {
             continue;
+        }
+        if (l->ahead) {
+            replica_split_peer_ready(r, from);
         }
         struct raft_event ev = {.type = RAFT_EV_HEARTBEAT_ACK,
                                 .from = from,

@@ -3,9 +3,10 @@
  * it has passed a piece's worth of rows, and that is where it wants to be cut. The node's gateway
  * does the rest, because the right side needs a number from range 1 (store_split_wanted).
  *
- * The piece is a bounded part at the end, not half: a split copies the right side while the range
- * stands still, so the piece bounds the stall; and what grows at the end goes on in a small range.
- * A range that grows everywhere is cut again, once the rows that left it are gone from its file. */
+ * The piece is a bounded part at the end, not half: its file is soon built, and what is written
+ * meanwhile has to be added to it while the range stands still; and what grows at the end goes on
+ * in a small range. A range that grows everywhere is cut again, once the rows that left it are gone
+ * from its file. */
 #include "base/alloc.h"
 #include "base/log.h"
 #include "shard/range/store_impl.h"

@@ -1,6 +1,12 @@
 /* Splitting a range at a key: [start, end) becomes [start, key) under the old id and [key, end)
  * under a new one.
  *
+ *   every replica of a large range, ahead of it:  OP_SPLIT -> CMD_SPLIT_AHEAD -> applied -> the
+ * flusher builds the right side's file (engine_split_ahead) while the range goes on; heartbeats'
+ * answers tell the leader who is ready, and when all are that can be heard, it goes on. A hint and
+ * nothing more: a replica that has no file when the split is committed has it built then and
+ * applies nothing meanwhile.
+ *
  *   leader:  OP_SPLIT -> new records are held back -> when none is in flight (rule C2): locks that
  * reach the right side go (F5), no timestamp is given out any more -> CMD_SPLIT proposed with the
  * floor -> applied -> both sides serve every replica, when it applies CMD_SPLIT: the right side's
@@ -18,6 +24,11 @@
 #include "shard/range/replica.h"
 
 #define SPLIT_PATIENCE_NS (2 * SEC_NS)
+#define SPLIT_NOW_BYTES   (256 * KIB)   /* of a range whose split copies while it is applied */
+#define AHEAD_PATIENCE_NS (20 * SEC_NS) /* for the own file */
+#define AHEAD_OTHERS_NS   (5 * SEC_NS)  /* for those of the other members, from then on */
+#define AHEAD_KEEP_NS     (30 * SEC_NS) /* a file that no split came for */
+#define AHEAD_MEMORY      (64 * MIB)    /* not flushed because of it */
 
 static void answer_split(struct replica *r, span_status st, const char *text)
 {
@@ -39,6 +50,7 @@ static void answer_split(struct replica *r, span_status st, const char *text)
     buf_clear(&r->split_key);
     buf_clear(&r->split_request);
     r->split_proposed = false;
+    r->split_ahead = false;
     r->rerun_lease = true; /* what was held back */
 }
 
@@ -55,6 +67,18 @@ void replica_split_cancel(struct replica *r)
         answer_split(r, r->split_proposed ? SPAN_UNAVAILABLE : SPAN_NOT_LEADER,
                      "leadership was lost during the split; look whether it happened");
     }
+}
+
+/* Copying the right side takes long enough to be done ahead. */
+static bool is_large(const struct replica *r)
+{
+    uint64_t most = store_cfg(r->store)->split_now_bytes;
+    bool trimming = false;
+    if (most == UINT64_MAX) {
+        return false;
+    }
+    uint64_t bytes = engine_file_bytes(r->engine, &trimming) + engine_memory_bytes(r->engine);
+    return bytes > (most != 0 ? most : SPLIT_NOW_BYTES);
 }
 
 void replica_op_split(struct replica *r, const struct tt_now *now, struct slice body,
@@ -88,9 +112,160 @@ void replica_op_split(struct replica *r, const struct tt_now *now, struct slice 
     }
     buf_set(&r->split_key, key);
     buf_set(&r->split_request, body);
-    r->split_deadline_ns = now->mono_ns + SPLIT_PATIENCE_NS;
     r->split_proposed = false;
+    r->split_ahead = is_large(r);
+    r->split_announced = false;
+    r->split_tell = r->split_ahead;
+    r->split_ready_ns = 0;
+    r->split_ready_count = 0;
+    r->split_deadline_ns = now->mono_ns + (r->split_ahead ? AHEAD_PATIENCE_NS : SPLIT_PATIENCE_NS);
     replica_split_step(r, now);
+}
+
+/* ---- ahead of it ---- */
+
+static void note_step(const struct replica *r, range_id right, const char *step)
+{
+    SPAN_LOG(INFO, "splits", "range=%llu right=%llu step=%s", (unsigned long long)r->id,
+             (unsigned long long)right, step);
+}
+
+static void begin_ahead(struct replica *r, const struct tt_now *now, const struct cmd_split *c)
+{
+    enum engine_ahead was = engine_split_ahead_state(r->engine, c->key, c->right);
+    if (was != ENGINE_AHEAD_BUILDING && was != ENGINE_AHEAD_READY) {
+        engine_split_ahead(r->engine, c->key, c->right, 1);
+    }
+    r->ahead_until_ns = now->mono_ns + AHEAD_KEEP_NS;
+    r->flush_wanted = true;
+    r->flush_at_ns = now->mono_ns;
+    store_mark_dirty(r->store, r);
+}
+
+static void forget_ahead(struct replica *r)
+{
+    engine_split_forget(r->engine);
+    r->ahead_until_ns = 0;
+    r->flush_wanted = true;
+}
+
+void replica_apply_split_ahead(struct replica *r, const struct tt_now *now,
+                               const struct cmd_split *c, uint64_t index)
+{
+    /* Replayed: whatever became of it did so long ago. */
+    if (index > r->restored_last && is_inner_key(r, c->key) &&
+        store_replica(r->store, c->right) == NULL && !store_orphan_known(r->store, c->right) &&
+        !store_orphan_gone(r->store, c->right) && !store_orphan_damaged(r->store, c->right) &&
+        !store_embryo_known(r->store, c->right)) {
+        begin_ahead(r, now, c);
+    }
+}
+
+void replica_split_tick(struct replica *r, const struct tt_now *now)
+{
+    if (r->ahead_until_ns != 0 && r->engine != NULL &&
+        (now->mono_ns >= r->ahead_until_ns || engine_memory_bytes(r->engine) > AHEAD_MEMORY)) {
+        forget_ahead(r);
+    }
+}
+
+bool replica_split_is_ready(const struct replica *r)
+{
+    return r->ahead_until_ns != 0 && r->engine != NULL && engine_split_ahead_is_ready(r->engine);
+}
+
+void replica_split_peer_ready(struct replica *r, node_id node)
+{
+    if (!r->leading || !r->split_ahead || !r->split_announced) {
+        return;
+    }
+    for (size_t i = 0; i < r->split_ready_count; i++) {
+        if (r->split_ready[i] == node) {
+            return;
+        }
+    }
+    if (r->split_ready_count < LIMIT_REPLICAS) {
+        r->split_ready[r->split_ready_count++] = node;
+    }
+}
+
+bool replica_split_in_the_way(struct replica *r, range_id right)
+{
+    bool running = false;
+    if (r->engine == NULL || engine_split_ahead_range(r->engine, &running) != right) {
+        return false;
+    }
+    if (running || r->apply_wait_from != 0) {
+        return true;
+    }
+    forget_ahead(r);
+    return false;
+}
+
+/* Every member that can be heard. */
+static bool others_are_ready(const struct replica *r, const struct tt_now *now)
+{
+    for (size_t m = 0; m < r->member_count; m++) {
+        bool ready = r->members[m] == store_cfg(r->store)->self ||
+                     store_node_is_silent(r->store, now, r->members[m]);
+        for (size_t i = 0; i < r->split_ready_count && !ready; i++) {
+            ready = r->split_ready[i] == r->members[m];
+        }
+        if (!ready) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void announce(struct replica *r, const struct tt_now *now, range_id right)
+{
+    struct cmd_split c = {
+        .key = buf_slice(&r->split_key), .right = right, .generation = r->generation + 1};
+    struct buf b = {0};
+    cmd_encode_split(&b, &c);
+    note_step(r, right, "ahead");
+    if (replica_propose(r, now, CMD_SPLIT_AHEAD, buf_slice(&b))) {
+        r->split_announced = true;
+    }
+    buf_deinit(&b);
+}
+
+/* True: go on with the split. */
+static bool ahead_step(struct replica *r, const struct tt_now *now)
+{
+    struct arena a = {0};
+    struct range_request q;
+    span_status st = msg_decode_request(buf_slice(&r->split_request), &a, &q);
+    INVARIANT(st == SPAN_OK);
+    range_id right = q.new_range;
+    arena_deinit(&a);
+    if (!r->split_announced && replica_may_serve(r, now)) {
+        announce(r, now, right);
+        return false;
+    }
+    enum engine_ahead state = engine_split_ahead_state(r->engine, buf_slice(&r->split_key), right);
+    if (state == ENGINE_AHEAD_READY) {
+        if (r->split_ready_ns == 0) {
+            note_step(r, right, "ready");
+            r->split_ready_ns = now->mono_ns;
+        }
+        if (others_are_ready(r, now) || now->mono_ns >= r->split_ready_ns + AHEAD_OTHERS_NS) {
+            r->split_ahead = false;
+            r->split_deadline_ns = now->mono_ns + SPLIT_PATIENCE_NS;
+            return true;
+        }
+    } else if (state == ENGINE_AHEAD_FAILED) {
+        bool full = engine_split_ahead_status(r->engine) == SPAN_NO_SPACE;
+        forget_ahead(r);
+        answer_split(r, full ? SPAN_NO_SPACE : SPAN_OVERLOADED,
+                     full ? "there is no room for the right side's file"
+                          : "the right side's file could not be built; try again");
+    } else if (now->mono_ns >= r->split_deadline_ns) {
+        answer_split(r, SPAN_OVERLOADED,
+                     "the split was put off: the right side's file takes too long; try again");
+    }
+    return false;
 }
 
 /* Rule F5, the simple form: transactions with a lock on the right side are dropped there, and told.
@@ -138,7 +313,7 @@ static bool conf_in_flight(const struct replica *r)
 
 void replica_split_step(struct replica *r, const struct tt_now *now)
 {
-    if (r->split_key.size == 0 || r->split_proposed) {
+    if (r->split_key.size == 0 || r->split_proposed || (r->split_ahead && !ahead_step(r, now))) {
         return;
     }
     if (!replica_may_serve(r, now) || records_in_flight(r) || conf_in_flight(r)) {
@@ -158,6 +333,7 @@ void replica_split_step(struct replica *r, const struct tt_now *now)
         arena_deinit(&a);
         return;
     }
+    note_step(r, q.new_range, "propose");
     r->split_proposed = true;
     r->releasing = true; /* no timestamp from here until it is applied */
     struct cmd_split c = {.key = buf_slice(&r->split_key),
@@ -275,6 +451,31 @@ static struct replica *make_right(struct replica *r, const struct tt_now *now,
     return right;
 }
 
+/* A committed split of a large range whose right side is not built yet: WOULD_WAIT until the
+ * flusher has done it, so that this node's other ranges go on. At start-up nobody waits for them.
+ */
+static span_status wait_for_right(struct replica *r, const struct tt_now *now,
+                                  const struct cmd_split *c, uint64_t index)
+{
+    if (index <= r->restored_last || r->split_built == c->right) {
+        return SPAN_OK;
+    }
+    /* The members would hear that it is committed with the next heartbeat, and the right side needs
+     * a majority of them. Let them apply it while this one does. */
+    if (r->leading && r->split_proposed && r->split_tell) {
+        r->split_tell = false;
+        store_heartbeat_now(r->store);
+        return SPAN_WOULD_WAIT;
+    }
+    enum engine_ahead state = engine_split_ahead_state(r->engine, c->key, c->right);
+    if (state == ENGINE_AHEAD_NONE && r->ahead_tried != c->right && is_large(r)) {
+        begin_ahead(r, now, c);
+        r->ahead_tried = c->right;
+        state = ENGINE_AHEAD_BUILDING;
+    }
+    return state == ENGINE_AHEAD_BUILDING ? SPAN_WOULD_WAIT : SPAN_OK;
+}
+
 span_status replica_apply_split(struct replica *r, const struct tt_now *now,
                                 const struct cmd_split *c, uint64_t index)
 {
@@ -293,7 +494,8 @@ span_status replica_apply_split(struct replica *r, const struct tt_now *now,
     bool gone = right == NULL &&
                 (store_orphan_gone(r->store, c->right) || store_orphan_damaged(r->store, c->right));
     if (right == NULL && !gone) {
-        if (r->split_built != c->right) {
+        st = wait_for_right(r, now, c, index);
+        if (st == SPAN_OK && r->split_built != c->right) {
             st = right_state(r, c, &m);
         }
         struct engine_split_spec spec = {.key = c->key,
@@ -307,7 +509,7 @@ span_status replica_apply_split(struct replica *r, const struct tt_now *now,
             st = engine_split(r->engine, &spec, &err);
             r->split_built = st == SPAN_OK ? c->right : 0;
         }
-        if (st != SPAN_OK) {
+        if (st != SPAN_OK && st != SPAN_WOULD_WAIT) {
             SPAN_LOG(ERROR, "split failed", "range=%llu error=\"%s\"", (unsigned long long)r->id,
                      err.text);
         }
@@ -329,7 +531,9 @@ span_status replica_apply_split(struct replica *r, const struct tt_now *now,
             return st;
         }
     }
+    note_step(r, c->right, "done");
     buf_set(&r->end, c->key);
+    r->ahead_until_ns = 0;
     replica_autosplit_reset(r);
     r->generation = c->generation;
     replica_meta_descriptor_put(r);

@@ -7,6 +7,7 @@
 #include "shard/range/store_impl.h"
 
 #define APPLY_RETRY_NS (200 * MS_NS) /* a split that found no room */
+#define AHEAD_RETRY_NS (MS_NS / 2)   /* one that waits for its right side */
 
 struct replica *replica_new(struct store *s, range_id id)
 {
@@ -77,6 +78,10 @@ void replica_free(struct replica *r)
     lock_table_free(r->locks);
     outcome_table_free(r->outcomes);
     raft_free(r->raft);
+    while (r->ahead_job != NULL) {
+        struct engine_flush_result ignored;
+        r->ahead_job = engine_flush_done(r->engine, r->ahead_job, &ignored);
+    }
     engine_close(r->engine);
     buf_deinit(&r->start);
     buf_deinit(&r->end);
@@ -197,11 +202,16 @@ static void persist(struct replica *r, const struct raft_update *up)
 
 /* A split makes a file, and the disk may be full or failing just now. What is committed stays so:
  * it is tried again until it succeeds, and somebody else leads meanwhile. */
-static void apply_later(struct replica *r, const struct tt_now *now, uint64_t from, uint64_t to)
+static void apply_later(struct replica *r, const struct tt_now *now, uint64_t from, uint64_t to,
+                        bool ahead)
 {
     r->apply_wait_from = from;
     r->apply_wait_to = to;
-    r->apply_retry_ns = now->mono_ns + APPLY_RETRY_NS;
+    r->apply_wait_ahead = ahead;
+    r->apply_retry_ns = now->mono_ns + (ahead ? AHEAD_RETRY_NS : APPLY_RETRY_NS);
+    if (ahead) {
+        return; /* the flusher is at it */
+    }
     if (r->leading && r->transfer_to == 0) {
         r->transfer_to = raft_transfer_target(r->raft);
     }
@@ -217,8 +227,9 @@ static void apply_range(struct replica *r, const struct tt_now *now, uint64_t fr
         const struct raft_entry *e = raft_entry_at(r->raft, i);
         INVARIANT(e != NULL);
         span_status st = replica_apply(r, now, e);
-        if (e->type == CMD_SPLIT && (st == SPAN_NO_SPACE || st == SPAN_IO)) {
-            apply_later(r, now, i, to);
+        if (e->type == CMD_SPLIT &&
+            (st == SPAN_NO_SPACE || st == SPAN_IO || st == SPAN_WOULD_WAIT)) {
+            apply_later(r, now, i, to, st == SPAN_WOULD_WAIT);
             if (i == from) {
                 return;
             }
@@ -414,6 +425,7 @@ void replica_heartbeat(struct replica *r, const struct tt_now *now, node_id from
         ack->accepted = a->accepted;
         ack->last_index = a->last_index;
         ack->behind = a->behind;
+        ack->ahead = replica_split_is_ready(r);
     }
     carry_out(r, now, up);
     if (raft_leader(r->raft) != leader) {
@@ -618,7 +630,7 @@ static void transfer_step(struct replica *r, const struct tt_now *now)
     if (r->transfer_to == 0 || !r->leading || raft_has_released(r->raft)) {
         return;
     }
-    if (r->serving && raft_is_ready(r->raft, now) && r->split_key.size == 0) {
+    if (r->serving && raft_is_ready(r->raft, now) && (r->split_key.size == 0 || r->split_ahead)) {
         r->releasing = true;
         struct raft_event ev = {.type = RAFT_EV_TRANSFER,
                                 .u.transfer = {.target = r->transfer_to, .release = r->floor}};
@@ -703,6 +715,8 @@ static void run_timers(struct replica *r, const struct tt_now *now)
 
 void replica_tick(struct replica *r, const struct tt_now *now)
 {
+    replica_flush_resume(r, now);
+    r->look_ns = 0;
     if (r->apply_wait_from != 0 && r->apply_retry_ns <= now->mono_ns && !r->broken) {
         uint64_t from = r->apply_wait_from;
         r->apply_wait_from = 0;
@@ -719,6 +733,7 @@ void replica_tick(struct replica *r, const struct tt_now *now)
     run_timers(r, now);
     expire_gone(r, now);
     replica_snapshot_tick(r, now);
+    replica_split_tick(r, now);
     if (r->leading) {
         replica_split_step(r, now);
         replica_member_step(r, now);
@@ -732,6 +747,19 @@ void replica_tick(struct replica *r, const struct tt_now *now)
     replica_maybe_flush(r, now);
 }
 
+/* When a split under way is looked at next. While its right side is built ahead that is not "so
+ * long after now": the range is busy, and each event would put it off. */
+static uint64_t split_look_ns(struct replica *r, const struct tt_now *now)
+{
+    if (!r->serving || r->split_key.size == 0 || r->split_proposed) {
+        return UINT64_MAX;
+    }
+    if (!r->split_ahead || r->look_ns == 0) {
+        r->look_ns = now->mono_ns + SPLIT_LOOK_NS;
+    }
+    return r->look_ns;
+}
+
 void replica_schedule(struct replica *r, const struct tt_now *now)
 {
     uint64_t at = r->raft_deadline_ns;
@@ -740,6 +768,12 @@ void replica_schedule(struct replica *r, const struct tt_now *now)
     }
     if (r->apply_wait_from != 0 && r->apply_retry_ns < at) {
         at = r->apply_retry_ns;
+    }
+    if (r->ahead_job != NULL && r->ahead_job_at_ns < at) {
+        at = r->ahead_job_at_ns;
+    }
+    if (r->ahead_until_ns != 0 && r->ahead_until_ns < at) {
+        at = r->ahead_until_ns;
     }
     struct heap_node *n = heap_min(&r->deadlines);
     if (n != NULL && n->key < at) {
@@ -758,9 +792,10 @@ void replica_schedule(struct replica *r, const struct tt_now *now)
         if (work && r->maintain_at_ns < at) {
             at = r->maintain_at_ns;
         }
-        if (r->split_key.size > 0 && !r->split_proposed && now->mono_ns + 2 * MS_NS < at) {
-            at = now->mono_ns + 2 * MS_NS;
-        }
+    }
+    uint64_t look = split_look_ns(r, now);
+    if (look < at) {
+        at = look;
     }
     if (r->leading && replica_member_busy(r) && now->mono_ns + MEMBER_LOOK_NS < at) {
         at = now->mono_ns + MEMBER_LOOK_NS;

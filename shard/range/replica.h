@@ -155,7 +155,8 @@ struct replica {
     uint64_t apply_wait_from;
     uint64_t apply_wait_to;
     uint64_t apply_retry_ns;
-    range_id split_built; /* the right side whose file the waiting split has made already */
+    bool apply_wait_ahead; /* it waits for that file to be built by the flusher */
+    range_id split_built;  /* the right side whose file the waiting split has made already */
 
     /* replicated descriptor */
     struct buf start;
@@ -200,6 +201,7 @@ struct replica {
     bool rerun_lease;
     bool rerun_locks;
     uint64_t raft_deadline_ns;
+    uint64_t look_ns;        /* at a split under way */
     uint64_t lazy_until_ns;  /* entries that can wait are not sent before; 0: none wait */
     bool lazy_step;          /* the proposal being carried out can wait */
     bool urgent;             /* something that can not wait is to be sent, too */
@@ -216,6 +218,19 @@ struct replica {
     struct buf split_request;
     uint64_t split_deadline_ns;
     bool split_proposed;
+    bool split_ahead;        /* the right side's file is being built; nothing is held back yet */
+    bool split_tell;         /* the members are to hear at once that it is committed */
+    bool split_announced;    /* CMD_SPLIT_AHEAD was proposed */
+    uint64_t split_ready_ns; /* this replica's own file is ready since; 0: it is not */
+    size_t split_ready_count;
+    node_id split_ready[LIMIT_REPLICAS]; /* members that said theirs is */
+
+    /* right side built ahead, on every replica: given up then; 0: none */
+    uint64_t ahead_until_ns;
+    struct engine_job
+        *ahead_job; /* waits before its next piece; a flush is under way all the time */
+    uint64_t ahead_job_at_ns;
+    range_id ahead_tried; /* the committed split that waited for it */
 
     /* automatic split (leader): how far back from the end the walk has come */
     struct buf cut_at;
@@ -260,8 +275,9 @@ struct replica {
     struct replica_receiving *receiving;
 };
 
-/* How often a change of members is looked at. */
+/* How often a change of members is looked at, and a split. */
 #define MEMBER_LOOK_NS (20 * MS_NS)
+#define SPLIT_LOOK_NS  (2 * MS_NS)
 
 #define RTXN_OF_OWNER(o) ((struct rtxn *)(void *)((char *)(o)-offsetof(struct rtxn, owner)))
 
@@ -339,6 +355,8 @@ void replica_persist_birth(struct replica *r, bool log_dropped);
 /* No flush is under way and nothing hinders one. */
 bool replica_may_flush(const struct replica *r);
 void replica_maybe_flush(struct replica *r, const struct tt_now *now);
+/* A copy that pauses goes on when it is time. */
+void replica_flush_resume(struct replica *r, const struct tt_now *now);
 
 /* ---- replica_request.c ---- */
 void replica_request(struct replica *r, const struct tt_now *now, struct slice body,
@@ -436,6 +454,16 @@ void replica_split_cancel(struct replica *r);
 SPAN_CHECKED span_status replica_apply_split(struct replica *r, const struct tt_now *now,
                                              const struct cmd_split *c, uint64_t index);
 
+/* A split will come: its right side's file is built ahead. */
+void replica_apply_split_ahead(struct replica *r, const struct tt_now *now,
+                               const struct cmd_split *c, uint64_t index);
+void replica_split_tick(struct replica *r, const struct tt_now *now);
+/* For the leader: a member's file is ready; and whether this one's is. */
+void replica_split_peer_ready(struct replica *r, node_id node);
+bool replica_split_is_ready(const struct replica *r);
+/* Whether a snapshot of that range would meet the file being built here. */
+bool replica_split_in_the_way(struct replica *r, range_id right);
+
 /* ---- range_autosplit.c ---- */
 void replica_autosplit_reset(struct replica *r);
 
@@ -518,6 +546,7 @@ bool store_rebuild_takes(const struct store *s, range_id id, uint64_t number, ra
 void store_leaves(struct store *s);
 /* A replica that is nothing but a snapshot being received: no engine, no Raft, not in any map. */
 void store_embryo_drop(struct store *s, range_id id);
+bool store_embryo_known(const struct store *s, range_id id);
 void store_embryo_born(struct store *s, struct replica *r);
 void store_descriptors_changed(struct store *s);
 /* lazy: nobody waits for it; it goes with the next turn that persists anything, at the latest after
@@ -526,6 +555,8 @@ void store_note_persist(struct store *s, struct replica *r, uint64_t persist_seq
 #define STORE_LAZY_NS MS_NS
 /* The right side of a split wrote its first records in this turn: `left` waits for them. */
 void store_note_birth(struct store *s, struct replica *left);
+/* Heartbeats go out with the next tick, which is due: they tell what is committed. */
+void store_heartbeat_now(struct store *s);
 /* Every leadership here is to be handed over (clean stop, slow disk). */
 bool store_hands_over(const struct store *s);
 /* Whom to hand a leadership to: a node in good health that is not far behind, else Raft's choice.

@@ -365,6 +365,14 @@ span_status replica_apply(struct replica *r, const struct tt_now *now, const str
         span_status st = cmd_decode_split(payload, &c);
         return st == SPAN_OK ? replica_apply_split(r, now, &c, e->index) : st;
     }
+    case CMD_SPLIT_AHEAD: {
+        struct cmd_split c;
+        span_status st = cmd_decode_split(payload, &c);
+        if (st == SPAN_OK) {
+            replica_apply_split_ahead(r, now, &c, e->index);
+        }
+        return st;
+    }
     default:
         return SPAN_CORRUPT;
     }

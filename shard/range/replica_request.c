@@ -273,7 +273,8 @@ void replica_request(struct replica *r, const struct tt_now *now, struct slice b
         replica_refuse(r, q, SPAN_OVERLOADED, "");
         return;
     }
-    if (r->split_key.size > 0 && !op_is_admin(q->op) && q->op != OP_RELEASE && q->op != OP_STATUS &&
+    if (r->split_key.size > 0 && !r->split_ahead && !op_is_admin(q->op) && q->op != OP_RELEASE &&
+        q->op != OP_STATUS &&
         (q->op == OP_COMMIT1 || q->op == OP_PREPARE || q->op == OP_COORDINATE)) {
         /* Rule C2: new records are held back while a split waits for those in flight. */
         replica_park(r, now, body, q, RPARK_LEASE, NULL);

@@ -114,9 +114,11 @@ static void meta_before_flush(struct replica *r)
  * entry lets that entry go. */
 bool replica_may_flush(const struct replica *r)
 {
-    /* A split that waits may have cut the bounds already: not to be flushed before its index is. */
-    return !r->flushing && !r->broken && !r->out && r->births == 0 && r->apply_wait_from == 0 &&
-           engine_applied(r->engine) > 0;
+    /* A split that waits may have cut the bounds already: not to be flushed before its index is.
+     * One that waits for the flusher has not. */
+    bool waits = r->apply_wait_from != 0 && !r->apply_wait_ahead;
+    return !r->flushing && !r->broken && !r->out && r->births == 0 && !waits &&
+           engine_applied(r->engine) > 0 && !engine_split_ahead_is_ready(r->engine);
 }
 
 void replica_maybe_flush(struct replica *r, const struct tt_now *now)
@@ -402,6 +404,7 @@ void replica_persist_birth(struct replica *r, bool log_dropped)
 
 /* Entries kept behind the flushed index for members that are a little late. */
 #define LOG_TAIL_ENTRIES 2000
+#define AHEAD_PACE_NS    (5 * MS_NS) /* between two pieces of a right side built ahead */
 #define LOG_TAIL_BYTES   (16 * MIB)
 
 static void cut_log(struct replica *r, uint64_t durable)
@@ -419,6 +422,16 @@ static void cut_log(struct replica *r, uint64_t durable)
     }
 }
 
+void replica_flush_resume(struct replica *r, const struct tt_now *now)
+{
+    if (r->ahead_job != NULL && r->ahead_job_at_ns <= now->mono_ns) {
+        struct engine_job *job = r->ahead_job;
+        const struct store_io *io = &store_cfg(r->store)->io;
+        r->ahead_job = NULL;
+        io->flush(io->ctx, r->id, job);
+    }
+}
+
 void replica_flush_done(struct replica *r, const struct tt_now *now, struct engine_job *job)
 {
     struct engine_flush_result res;
@@ -429,6 +442,11 @@ void replica_flush_done(struct replica *r, const struct tt_now *now, struct engi
         if (res.status == SPAN_CORRUPT) {
             replica_damaged(r, engine_error(r->engine)->text);
         }
+    }
+    if (more != NULL && res.pause) {
+        r->ahead_job = more;
+        r->ahead_job_at_ns = now->mono_ns + AHEAD_PACE_NS;
+        return;
     }
     if (more != NULL) {
         const struct store_io *io = &store_cfg(r->store)->io;

@@ -538,6 +538,11 @@ void store_embryo_drop(struct store *s, range_id id)
     replica_free(map64_remove(&s->embryos, id)); /* its unfinished file goes with it */
 }
 
+bool store_embryo_known(const struct store *s, range_id id)
+{
+    return map64_get(&s->embryos, id) != NULL;
+}
+
 void store_embryo_born(struct store *s, struct replica *r)
 {
     void *was = map64_remove(&s->embryos, r->id);
@@ -556,6 +561,17 @@ bool store_files_are_going(const struct store *s, range_id id)
     return false;
 }
 
+/* A replica here builds the file that this range's would be, for a split it has not applied. */
+static bool split_builds(const struct store *s, range_id id)
+{
+    for (size_t i = 0; i < s->by_key_count; i++) {
+        if (replica_split_in_the_way(s->by_key[i], id)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Rule F1: a replica is born by a split entry or a snapshot; by the second where the split's entry
  * was never seen. */
 static void on_embryo_snapshot(struct store *s, const struct tt_now *now, node_id from, range_id id,
@@ -563,7 +579,8 @@ static void on_embryo_snapshot(struct store *s, const struct tt_now *now, node_i
 {
     struct replica *r = map64_get(&s->embryos, id);
     if (r == NULL) {
-        if (s->by_key_count + s->embryos.count >= LIMIT_RANGES || store_files_are_going(s, id)) {
+        if (s->by_key_count + s->embryos.count >= LIMIT_RANGES || store_files_are_going(s, id) ||
+            split_builds(s, id)) {
             return;
         }
         r = replica_new(s, id);

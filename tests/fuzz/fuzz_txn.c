@@ -90,6 +90,7 @@ static bool command(uint8_t type, struct slice in, struct arena *a, struct buf *
     case CMD_MAINTAIN:
         AGAIN(struct cmd_maintain, cmd_decode_maintain(in, &m_), cmd_encode_maintain(out, &m_));
     case CMD_SPLIT:
+    case CMD_SPLIT_AHEAD:
         AGAIN(struct cmd_split, cmd_decode_split(in, &m_), cmd_encode_split(out, &m_));
     }
     return false;

@@ -134,6 +134,7 @@ static void make_store(struct sim_node *n, bool fresh)
         .lease_ns = LEASE_NS_DEFAULT,
         .version_window_ns = VERSION_WINDOW_NS,
         .flush_bytes = s->flush_bytes,
+        .split_now_bytes = s->split_now_bytes,
         .dir = n->dir,
         .seed = rng_u64(&s->rng),
         .fresh = fresh,

@@ -45,6 +45,7 @@ struct sim {
     double dup; /* share of frames that arrive a second time, up to dup_delay_ns later */
     uint64_t dup_delay_ns;
     uint64_t flush_bytes; /* of stores made from now on */
+    uint64_t split_now_bytes;
     uint64_t delay_max_ns;
     uint64_t sync_max_ns;
     bool cut[SIM_NODES + 1][SIM_NODES + 1];

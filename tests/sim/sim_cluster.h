@@ -28,8 +28,9 @@ struct cluster_options {
     uint64_t sync_max_ns;
     double sync_stall; /* share of syncs that stall */
     uint64_t flush_bytes;
-    uint64_t segment_bytes; /* of the log */
-    uint64_t turn_ns;       /* what a turn costs at most */
+    uint64_t split_now_bytes; /* 1: the right side of every split is built ahead */
+    uint64_t segment_bytes;   /* of the log */
+    uint64_t turn_ns;         /* what a turn costs at most */
     struct sim_net net;
     bool trace; /* prints every event */
 };

@@ -1155,6 +1155,7 @@ static struct world *world_new(uint64_t seed, bool bad_clocks, bool moves)
     static const uint64_t flushes[] = {1 * KIB, 8 * KIB, 64 * KIB};
     static const uint64_t epsilons[] = {100000, 1 * MS_NS, 7 * MS_NS};
     w->sim.flush_bytes = flushes[rng_below(g, 3)];
+    w->sim.split_now_bytes = seed % 2; /* all of them ahead, or none */
     w->sim.epsilon_ns = epsilons[rng_below(g, 3)];
     for (node_id i = 1; i <= w->sim.node_count; i++) {
         move_clock(w, i);

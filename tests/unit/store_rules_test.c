@@ -320,12 +320,15 @@ static size_t left_over(struct world *w)
     return n;
 }
 
+static bool splits_ahead; /* in worlds made from now on */
+
 static struct world *world_new(uint64_t seed, uint64_t epsilon_ns, bool two_ranges)
 {
     struct world *w = SPAN_NEW(struct world);
     struct arena a = {0};
     sim_init(&w->sim, seed, 3);
     w->sim.epsilon_ns = epsilon_ns;
+    w->sim.split_now_bytes = splits_ahead ? 1 : 0;
     for (node_id i = 1; i <= 3; i++) {
         w->sim.nodes[i].offset_ns = 0;
     }
@@ -1229,9 +1232,9 @@ Test(store_rules, h5_a_snapshot_of_many_chunks_arrives_over_a_bad_link_and_throu
     }
 }
 
-Test(store_rules, a_split_survives_a_crash_of_everybody_at_any_moment)
+static void crash_in_splits(unsigned times, uint64_t events)
 {
-    for (uint64_t after = 0; after < 40; after++) {
+    for (uint64_t after = 0; after < times; after++) {
         struct world *w = world_new(100 + after, MS_NS, false);
         struct arena a = {0};
         w->sim.flush_bytes = 1 * KIB;
@@ -1246,7 +1249,7 @@ Test(store_rules, a_split_survives_a_crash_of_everybody_at_any_moment)
                                   .spans = &s,
                                   .new_range = 3};
         (void)post(w, leader_of(w, 2), leader_of(w, 2), q);
-        for (uint64_t i = 0; i < after * 2; i++) {
+        for (uint64_t i = 0; i < after * events; i++) {
             sim_step(&w->sim);
         }
         for (node_id i = 1; i <= 3; i++) {
@@ -1271,4 +1274,107 @@ Test(store_rules, a_split_survives_a_crash_of_everybody_at_any_moment)
         arena_deinit(&a);
         world_free(w);
     }
+}
+
+Test(store_rules, a_split_survives_a_crash_of_everybody_at_any_moment)
+{
+    crash_in_splits(40, 2);
+}
+
+Test(store_rules, a_split_built_ahead_survives_a_crash_of_everybody_at_any_moment)
+{
+    splits_ahead = true;
+    crash_in_splits(60, 4);
+}
+
+/* 4 MB of which the half goes right, while writes go on on both sides. */
+static void split_under_writes(struct world *w, struct arena *a, uint64_t *longest_ns)
+{
+    static char big[100001];
+    memset(big, 'x', sizeof big - 1);
+    for (uint8_t k = 0; k < 40; k++) {
+        cr_assert_eq(put(w, 1, 2, (uint8_t)(30 + k), big, a).status, SPAN_OK);
+        arena_clear(a);
+    }
+    struct key kb;
+    struct read_span s = {.span = {.start = key_of(&kb, 50), .point = true}};
+    struct range_request q = {.op = OP_SPLIT,
+                              .range = 2,
+                              .txn = new_txn(w, 1),
+                              .span_count = 1,
+                              .spans = &s,
+                              .new_range = 3};
+    (void)post(w, leader_of(w, 2), leader_of(w, 2), q);
+    char text[16] = "";
+    unsigned n = 0;
+    while (leader_of(w, 3) == 0) {
+        uint64_t began = w->sim.now_ns;
+        (void)snprintf(text, sizeof text, "v%u", n);
+        bool right = n % 2 == 0;
+        while (put(w, 1, right && leader_of(w, 3) != 0 ? 3 : 2, right ? 60 : 40, text, a).status !=
+               SPAN_OK) {
+            sim_run_for(&w->sim, MS_NS);
+        }
+        uint64_t took = w->sim.now_ns - began;
+        *longest_ns = took > *longest_ns ? took : *longest_ns;
+        arena_clear(a);
+        cr_assert_lt(++n, 5000, "the split happens");
+    }
+    cr_assert_gt(n, 10, "there were writes while the file was built");
+    sim_run_for(&w->sim, 500 * MS_NS);
+    (void)snprintf(text, sizeof text, "v%u", n % 2 == 0 ? n - 2 : n - 1);
+    struct range_response r = read_at(w, 1, 0, 3, 60, tt_ts_of(w->sim.now_ns), a);
+    check_value(r, text);
+    (void)snprintf(text, sizeof text, "v%u", n % 2 == 0 ? n - 1 : n - 2);
+    r = read_at(w, 1, 0, 2, 40, tt_ts_of(w->sim.now_ns), a);
+    check_value(r, text);
+    r = read_at(w, 1, 0, 3, 69, tt_ts_of(w->sim.now_ns), a);
+    check_value(r, big);
+}
+
+Test(store_rules, writes_go_on_while_the_right_side_of_a_split_is_built)
+{
+    for (uint64_t seed = 300; seed < 304; seed++) {
+        struct world *w = world_new(seed, MS_NS, false);
+        struct arena a = {0};
+        uint64_t longest_ns = 0;
+        split_under_writes(w, &a, &longest_ns);
+        cr_assert_lt(longest_ns, 60 * MS_NS);
+        /* And after a restart of everybody. */
+        for (node_id i = 1; i <= 3; i++) {
+            sim_crash(&w->sim, i);
+            sim_restart(&w->sim, i);
+        }
+        cr_assert(sim_run_until(&w->sim, leads_3, w, 10 * SEC_NS));
+        sim_run_for(&w->sim, 3 * SEC_NS);
+        struct range_response r = read_at(w, 1, 0, 3, 60, tt_ts_of(w->sim.now_ns), &a);
+        cr_assert(r.status == SPAN_OK && r.row_count == 1);
+        arena_deinit(&a);
+        world_free(w);
+    }
+}
+
+Test(store_rules, a_member_that_missed_the_announcement_builds_its_right_side_before_it_applies)
+{
+    struct world *w = world_new(310, MS_NS, false);
+    struct arena a = {0};
+    node_id away = leader_of(w, 2) == 3 ? 2 : 3;
+    node_id other = 6 - away - leader_of(w, 2);
+    for (node_id i = 1; i <= 3; i++) {
+        w->sim.cut[i][away] = w->sim.cut[away][i] = i != away;
+    }
+    uint64_t longest_ns = 0;
+    split_under_writes(w, &a, &longest_ns);
+    for (node_id i = 1; i <= 3; i++) {
+        w->sim.cut[i][away] = w->sim.cut[away][i] = false;
+    }
+    sim_run_for(&w->sim, 6 * SEC_NS);
+    sim_crash(&w->sim, other);
+    cr_assert(sim_run_until(&w->sim, leads_3, w, 10 * SEC_NS));
+    sim_run_for(&w->sim, 300 * MS_NS);
+    cr_assert_eq(put(w, away, 3, 60, "with the late one", &a).status, SPAN_OK);
+    struct range_response r = read_at(w, away, 0, 3, 69, tt_ts_of(w->sim.now_ns), &a);
+    cr_assert(r.status == SPAN_OK && r.row_count == 1);
+    arena_deinit(&a);
+    world_free(w);
 }

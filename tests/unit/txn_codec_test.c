@@ -396,8 +396,9 @@ static void make_heartbeat_ack(struct buf *out)
                               .count = any_count()};
     m.ranges = arena_alloc(&made, (m.count + 1) * sizeof *m.ranges);
     for (size_t i = 0; i < m.count; i++) {
-        m.ranges[i] = (struct heartbeat_ack_range){any64(), any_bool(), any64(), any_ts(),
-                                                   any64(), any64(),    any64(), any_bool()};
+        m.ranges[i] =
+            (struct heartbeat_ack_range){any64(), any_bool(), any64(),    any_ts(),  any64(),
+                                         any64(), any64(),    any_bool(), any_bool()};
     }
     msg_encode_heartbeat_ack(out, &m);
 }
