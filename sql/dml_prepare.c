@@ -22,6 +22,7 @@ static void run_text(const struct sql_session *s, const struct sql_stmt *st,
                      const struct sess_table *t, struct buf *out)
 {
     size_t start = st->target_schema != 0 ? st->target_schema : st->target;
+    start -= sql_token_is(&s->tokens, start - 1, "ONLY") ? 1 : 0; /* there are no child tables */
     text_of(s, st, st->first, start, out);
     buf_printf(out, "main.%s ", t->quoted);
     size_t rest = st->target + 1;

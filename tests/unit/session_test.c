@@ -1063,6 +1063,8 @@ Test(session, known_words_of_other_systems_are_named)
     fails(0, "DROP INDEX tb foo", "42601");
     fails(0, "DROP INDEX IF EXISTS nosuch foo", "42601");
     ok(0, "DROP INDEX tb RESTRICT; DROP INDEX tc");
+    ok(0, "UPDATE ONLY t SET b = 4 WHERE a = 1; DELETE FROM ONLY public.t AS x WHERE x.a = 2");
+    gives(0, "SELECT b FROM t", "4");
     fails(0, "RESET", "42601");
     fails(0, "CHECKPOINT foo", "42601");
     fails(0, "INSERT INTO t VALUES (1)", "42601");
