@@ -96,7 +96,11 @@ int64_t clock_jump_step(struct clock_jump *j, const struct clock_sample *s, uint
         clock_jump_anchor(j, s);
         return 0;
     }
-    if (!j->jumped || magnitude(line - j->seen_ns) > CLOCK_JUMP_SLACK_NS + s->uncertainty_ns) {
+    /* The new line may drift as the old one might: seen from where it began. */
+    const struct clock_jump seen = {.anchor_mono_ns = j->seen_since_ns};
+    const uint64_t allowed = clock_jump_allowed(&seen, s->mono_ns) + s->uncertainty_ns;
+
+    if (!j->jumped || magnitude(line - j->seen_ns) > allowed) {
         j->jumped = true;
         j->seen_ns = line;
         j->seen_since_ns = s->mono_ns;

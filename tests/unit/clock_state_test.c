@@ -286,6 +286,26 @@ Test(clock_jump, a_new_line_is_adopted_when_it_was_kept)
     cr_assert_eq(clock_jump_real(&j, &s), s.real_ns);
 }
 
+/* spanlite sim --seed 99, when it was found: after it was set right the node stayed fenced for
+ * ever, because the line drifted by more than the slack in a quiet time, and began anew. */
+Test(clock_jump, a_new_line_that_drifts_inside_the_bound_is_adopted)
+{
+    for (int64_t drift = -200000; drift <= 200000; drift += 400000) {
+        struct clock_jump j;
+        struct clock_sample s = sample_at(0, 0, 0);
+        int64_t left = 1;
+
+        clock_jump_init(&j, &s);
+        for (uint64_t t = 1; t <= 6; t++) {
+            s = sample_at(t, -538 * (int64_t)MS_NS + (int64_t)t * drift, 0);
+            left = clock_jump_step(&j, &s, QUIET);
+            cr_assert(t == 6 || left != 0, "at %d", (int)t);
+        }
+        cr_assert_eq(left, 0);
+        cr_assert_eq(clock_jump_real(&j, &s), s.real_ns);
+    }
+}
+
 Test(clock_jump, sleep_is_told_from_a_step)
 {
     struct clock_jump j;
