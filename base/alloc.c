@@ -20,6 +20,20 @@ void span_alloc_fail_at(uint64_t nth)
     atomic_store_explicit(&fail_countdown, nth, memory_order_relaxed);
 }
 
+static void (*failed_fn)(void *ctx);
+static void *failed_ctx;
+
+void span_alloc_set_failed(void (*fn)(void *ctx), void *ctx)
+{
+    failed_fn = fn;
+    failed_ctx = ctx;
+}
+
+uint64_t span_alloc_left(void)
+{
+    return atomic_load_explicit(&fail_countdown, memory_order_relaxed);
+}
+
 static bool alloc_should_fail(void)
 {
     uint64_t left = atomic_load_explicit(&fail_countdown, memory_order_relaxed);
@@ -27,6 +41,10 @@ static bool alloc_should_fail(void)
     while (left != 0) {
         if (atomic_compare_exchange_weak_explicit(&fail_countdown, &left, left - 1,
                                                   memory_order_relaxed, memory_order_relaxed)) {
+            if (left == 1 && failed_fn != NULL) {
+                failed_fn(failed_ctx);
+                return false;
+            }
             return left == 1;
         }
     }

@@ -28,7 +28,7 @@
     X(READ_ABOVE_LEASE, 30, echoes, "B2: a leader without its lease goes on answering reads")      \
     X(OLD_TERM_COMMITTED, 20, figure8,                                                             \
       "Raft 5.4.2: entries of older terms are committed by counting")                              \
-    X(FLOOR_MISSES_OUTCOME, 300, any, "A1: an outcome does not raise the floor")                   \
+    X(FLOOR_MISSES_OUTCOME, 150, late, "A1: an outcome does not raise the floor")                  \
     X(FLOOR_IGNORED, 50, any, "A2: a commit timestamp is not above the chooser's floor")           \
     X(SEEN_IGNORED, 50, any, "A2: a commit timestamp is not above what the transaction saw")       \
     X(STALE_TIME, 100, any, "A3: the clock is read before the events of a turn")                   \
@@ -43,7 +43,7 @@
     X(STANDS_INSIDE_PROMISE, 20, any, "B2: a candidate stands while its own promise runs")         \
     X(READERS_TAKE_NO_PART, 100, move,                                                             \
       "C1: a range that was only read takes no part in the commit")                                \
-    X(SPLIT_WAITS_FOR_NOBODY, 30, any,                                                             \
+    X(SPLIT_WAITS_FOR_NOBODY, 150, move,                                                           \
       "C2: a range splits with transactions prepared, and acknowledges for both halves")           \
     X(DECISION_DROPPED, 60, late,                                                                  \
       "C3: a decision is dropped when all have it, and then was an abort")                         \
@@ -65,6 +65,9 @@
       "H6: versions leave memory before the reader sees them in the file")                         \
     X(WIPED_STORE_VOTES, 40, damage,                                                               \
       "F2: a store that lost its disk starts anew under its old id")                               \
+    X(PEER_CLOCKS_IGNORED, 20, clock, "B8: what peers' intervals say of a clock is not heard")     \
+    X(FENCED_CLOCK_SERVES, 100, clock, "B9: a node whose clock is fenced leads and answers")       \
+    X(LOG_NOT_RELEASED, 50, any, "what a flush has made durable is not let go of in the log")      \
     X(TOMBSTONE_NOT_SEEN, 30, any, "D0: what a read did not return does not count as seen")        \
     X(REBUILD_FORGETS, 100, rot, "F2: a rebuilt replica forgets entries that it acknowledged")     \
     X(DAMAGE_SENT_ON, 150, rot, "a damaged replica sends its rows on as if they were sound")

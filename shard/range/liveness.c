@@ -109,6 +109,9 @@ static bool conflict(const struct store *s, struct peer *p, const struct tt_now 
                      const struct tt_interval *sent, const struct tt_interval *asked)
 {
     const struct store_io *io = &s->cfg.io;
+    if (PLANTED(PEER_CLOCKS_IGNORED)) {
+        return false;
+    }
     p->clock_conflict =
         io->peer_clock != NULL && !io->peer_clock(io->ctx, now, p->node, sent, asked);
     return p->clock_conflict;

@@ -259,7 +259,7 @@ void replica_request(struct replica *r, const struct tt_now *now, struct slice b
         replica_refuse(r, q, SPAN_DEADLINE, "it came after its deadline");
         return;
     }
-    if (now->state >= CLOCK_STALE_READS_ONLY) {
+    if (now->state >= CLOCK_STALE_READS_ONLY && !PLANTED(FENCED_CLOCK_SERVES)) {
         replica_refuse(r, q, SPAN_CLOCK, "the leader's clock is outside its bound");
         return;
     }

@@ -412,10 +412,14 @@ static void cut_log(struct replica *r, uint64_t durable)
     uint64_t low = durable;
     uint64_t streams = replica_snapshot_floor(r);
     low = streams < low ? streams : low;
-    const struct store_io *io = &store_cfg(r->store)->io;
-    io->release(io->ctx, r->id, low);
+    const struct store_config *cfg = store_cfg(r->store);
+    uint64_t tail = cfg->log_tail == 0 ? LOG_TAIL_ENTRIES : cfg->log_tail;
+    if (PLANTED(LOG_NOT_RELEASED)) {
+        return;
+    }
+    cfg->io.release(cfg->io.ctx, r->id, low);
     if (raft_log_bytes(r->raft) < LOG_TAIL_BYTES) {
-        low = low > LOG_TAIL_ENTRIES ? low - LOG_TAIL_ENTRIES : 0;
+        low = low > tail ? low - tail : 0;
     }
     if (low > 0) {
         raft_compact(r->raft, low);

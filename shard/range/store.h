@@ -95,6 +95,8 @@ struct store_config {
     uint64_t flush_bytes;
     uint64_t split_now_bytes; /* a split of a larger range builds its right side's file ahead (0:
                                  the default; UINT64_MAX: none does) */
+    uint64_t log_tail;        /* entries kept behind the flushed index, 0: 2000; who is further
+                                 behind gets a snapshot */
     size_t append_bytes;      /* of an append message; 0: LIMIT_APPEND_BYTES. Fits a WAL batch */
     uint64_t
         cache_bytes; /* SQLite pages of all files together; 0: the engine's own default a file */

@@ -54,6 +54,9 @@ struct wal_memfs {
     uint64_t syncs_to_fail;
     uint64_t capacity;
     bool lying;
+    struct wal_memfs_events events;
+    void (*on_stop)(void *ctx);
+    void *on_stop_ctx;
 };
 
 static struct wal_memfs *mem_of(struct wal_fs *fs)
@@ -199,6 +202,9 @@ static void journal_replay(struct wal_memfs *m, size_t n)
 static span_status op_begin(struct wal_memfs *m, const char *what, struct span_error *err)
 {
     if (m->ops >= m->stop_at) {
+        if (m->on_stop != NULL) {
+            m->on_stop(m->on_stop_ctx);
+        }
         return span_fail(err, SPAN_IO, "%s: the machine has stopped", what);
     }
     m->ops++;
@@ -280,6 +286,7 @@ static span_status write_locked(struct wal_memfs *m, struct inode *i, uint64_t o
     uint64_t end = offset + n;
     if (end > i->now.size) {
         if (bytes_used(m) + (end - i->now.size) > m->capacity) {
+            m->events.no_space++;
             return span_fail(err, SPAN_NO_SPACE, "pwrite: the disk in memory is full");
         }
         inode_resize(i, (size_t)end);
@@ -335,6 +342,7 @@ static span_status mem_sync(struct wal_fs *fs, struct wal_file *f, struct span_e
         m->syncs_to_skip--;
     } else if (st == SPAN_OK && m->syncs_to_fail != 0) {
         m->syncs_to_fail--;
+        m->events.syncs_failed++;
         st = span_fail(err, SPAN_IO, "fdatasync: a planted failure");
         if (i->dirty.size != 0) {
             memset(i->dirty.data, 0, i->dirty.size);
@@ -505,15 +513,22 @@ struct wal_memfs *wal_memfs_clone(struct wal_memfs *m)
     return c;
 }
 
-static void inode_power_loss(struct inode *i, struct rng *r, unsigned survive)
+static void inode_power_loss(struct wal_memfs *m, struct inode *i, struct rng *r, unsigned survive)
 {
     size_t before = i->disk.size;
+    uint64_t kept = 0;
+    uint64_t lost = 0;
     for (size_t s = 0; s < i->dirty.size; s++) {
-        if (i->dirty.data[s] != 0 && rng_below(r, 100) < survive) {
+        bool survives = i->dirty.data[s] != 0 && rng_below(r, 100) < survive;
+        if (survives) {
             sector_to_disk(i, s);
         }
+        kept += survives ? 1 : 0;
+        lost += i->dirty.data[s] != 0 && !survives ? 1 : 0;
         i->dirty.data[s] = 0;
     }
+    m->events.sectors_lost += lost;
+    m->events.torn += kept != 0 && lost != 0 ? 1 : 0;
     if (i->disk.size > before && rng_below(r, 2) == 0) {
         i->disk.size = before; /* sectors written, the size was not */
     } else if (i->disk.size > i->now.size && rng_below(r, 2) == 0) {
@@ -529,10 +544,12 @@ void wal_memfs_power_loss(struct wal_memfs *m, struct rng *r, unsigned survive)
         static const unsigned choices[] = {0, 10, 50, 90, 100};
         survive = choices[rng_below(r, 5)];
     }
-    journal_replay(m, (size_t)rng_below(r, m->journal_count + 1));
+    size_t kept = (size_t)rng_below(r, m->journal_count + 1);
+    m->events.dir_ops_lost += m->journal_count - kept;
+    journal_replay(m, kept);
     dir_clear(&m->now);
     for (size_t i = 0; i < m->disk.count; i++) {
-        inode_power_loss(m->disk.entries[i].inode, r, survive);
+        inode_power_loss(m, m->disk.entries[i].inode, r, survive);
         dir_link(&m->now, m->disk.entries[i].name, m->disk.entries[i].inode);
     }
     m->locked = false;
@@ -552,9 +569,27 @@ void wal_memfs_stop_after(struct wal_memfs *m, uint64_t n)
     pthread_mutex_unlock(&m->mu);
 }
 
+void wal_memfs_stop_now(struct wal_memfs *m)
+{
+    m->stop_at = m->ops;
+}
+
+void wal_memfs_on_stop(struct wal_memfs *m, void (*fn)(void *ctx), void *ctx)
+{
+    m->on_stop = fn;
+    m->on_stop_ctx = ctx;
+}
+
 uint64_t wal_memfs_op_count(struct wal_memfs *m)
 {
     return m->ops;
+}
+
+void wal_memfs_events_get(struct wal_memfs *m, struct wal_memfs_events *out)
+{
+    pthread_mutex_lock(&m->mu);
+    *out = m->events;
+    pthread_mutex_unlock(&m->mu);
 }
 
 void wal_memfs_fail_syncs(struct wal_memfs *m, uint64_t skip, uint64_t count)

@@ -34,6 +34,10 @@ void wal_memfs_kill(struct wal_memfs *m);
 /* After n more operations that change something, all fail and change nothing, until a crash.
  * UINT64_MAX: never. */
 void wal_memfs_stop_after(struct wal_memfs *m, uint64_t n);
+/* As wal_memfs_stop_after(m, 0), from the only thread that uses m, also inside an operation. */
+void wal_memfs_stop_now(struct wal_memfs *m);
+/* Called when an operation fails because of wal_memfs_stop_after, inside that operation. */
+void wal_memfs_on_stop(struct wal_memfs *m, void (*fn)(void *ctx), void *ctx);
 uint64_t wal_memfs_op_count(struct wal_memfs *m);
 /* The sync after `skip` more fails with IO, and so do the `count` - 1 after it; as in Linux the
  * pages are marked clean: they read as written, are lost on power loss, and a second sync says OK.
@@ -43,6 +47,17 @@ void wal_memfs_fail_syncs(struct wal_memfs *m, uint64_t skip, uint64_t count);
 void wal_memfs_set_capacity(struct wal_memfs *m, uint64_t bytes);
 /* A disk that lies: syncs say OK and leave everything unsynced. */
 void wal_memfs_set_lying(struct wal_memfs *m, bool on);
+
+/* What of all that happened so far. */
+struct wal_memfs_events {
+    uint64_t syncs_failed;
+    uint64_t no_space;     /* writes that found no room */
+    uint64_t sectors_lost; /* written, not synced, gone with the power */
+    uint64_t torn;         /* files of whose unsynced sectors some survived and some did not */
+    uint64_t dir_ops_lost;
+};
+
+void wal_memfs_events_get(struct wal_memfs *m, struct wal_memfs_events *out);
 
 /* ---- What SQLite needs beyond wal_fs ---- */
 

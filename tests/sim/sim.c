@@ -22,6 +22,7 @@ static const struct sim_scenario scenarios[] = {
     {"late", "messages doubled and very late, clients that write without reading"},
     {"member", "members of ranges leave and come"},
     {"rot", "bits flipped in range files, with crashes, splits and hand-overs"},
+    {"clock", "clocks beyond their bound, crashes, cuts"},
     {"many", "5 to 7 nodes, up to 50 ranges"},
 };
 
@@ -40,6 +41,17 @@ const struct sim_scenario *sim_scenario_get(size_t i)
     return &directed;
 }
 
+static const struct sim_tally_info tallies[] = {
+#define TALLY_INFO(name, least, text) {#name, least, text},
+    SIM_TALLY_TABLE(TALLY_INFO)
+#undef TALLY_INFO
+};
+
+const struct sim_tally_info *sim_tally_get(size_t i)
+{
+    return &tallies[i];
+}
+
 static bool is(const char *scenario, const char *name)
 {
     return strcmp(scenario, name) == 0;
@@ -50,8 +62,9 @@ static bool is(const char *scenario, const char *name)
 static void draw_sizes(struct sim_world *w, struct rng *r)
 {
     static const uint64_t epsilons[] = {100000, 1000000, 4000000, 7000000};
-    static const uint64_t segments[] = {64 * KIB, 128 * KIB, 256 * KIB, MIB};
+    static const uint64_t segments[] = {32 * KIB, 64 * KIB, 128 * KIB, 512 * KIB};
     static const uint64_t flushes[] = {4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB};
+    static const uint64_t tails[] = {1, 10, 100, 2000};
     static const unsigned nodes[] = {3, 3, 3, 3, 3, 4, 5, 5};
     w->opt.epsilon_ns = epsilons[rng_below(r, 4)];
     w->opt.nodes = nodes[rng_below(r, 8)];
@@ -59,6 +72,7 @@ static void draw_sizes(struct sim_world *w, struct rng *r)
     w->opt.sync_max_ns = rng_between(r, 50000, 3 * MS_NS);
     w->opt.segment_bytes = segments[rng_below(r, 4)];
     w->opt.flush_bytes = flushes[rng_below(r, 4)];
+    w->opt.log_tail = tails[rng_below(r, 4)];
     w->first_splits = rng_below(r, 8);
     w->run_ns = rng_between(r, SEC_NS, 4 * SEC_NS);
 }
@@ -78,13 +92,15 @@ static void draw_net(struct sim_world *w, struct rng *r, unsigned one_in)
  * without locks. */
 static void draw_clients(struct sim_world *w, struct rng *r)
 {
-    static const unsigned usual[K_COUNT] = {40, 12, 6, 14, 6, 6, 8, 8, 12};
+    static const unsigned usual[K_COUNT] = {40, 12, 6, 14, 6, 6, 8, 8, 12, 1, 10, 4};
     for (unsigned k = 0; k < K_COUNT; k++) {
         bool none = k != K_TRANSFER && rng_below(r, 3) == 0;
+        none = none || (k == K_LONG && rng_below(r, 3) != 0); /* it holds up all others */
         w->weights[k] = none ? 0 : 1 + (unsigned)rng_below(r, 2 * usual[k]);
     }
     if (rng_below(r, 3) == 0) {
-        w->weights[K_AUDIT] = w->weights[K_PAST] = w->weights[K_STALE] = 0;
+        w->weights[K_AUDIT] = w->weights[K_PAST] = w->weights[K_STALE] = w->weights[K_LIST_READ] =
+            0;
     }
     if (rng_below(r, 5) == 0) {
         w->weights[K_PUT] = 100; /* floors alone order blind writes */
@@ -95,17 +111,26 @@ static void draw_clients(struct sim_world *w, struct rng *r)
     w->think_ns = rng_below(r, 2) == 0 ? 3 * MS_NS : rng_between(r, MS_NS, 200 * MS_NS);
     w->think_share = (unsigned)rng_below(r, 100);
     w->accounts = 4 + (unsigned)rng_below(r, rng_below(r, 2) == 0 ? 8 : ACCOUNTS_MAX - 4);
+    w->lists = 1 + (unsigned)rng_below(r, LISTS_MAX);
     w->client_count = 2 + rng_below(r, CLIENTS_MAX - 2);
 }
 
 static void draw_faults(struct sim_world *w, struct rng *r)
 {
-    static const unsigned usual[FAULT_COUNT] = {8, 8, 1, 8, 6, 10, 5, 3, 4, 2, 2, 2, 1};
-    static const unsigned crash[FAULT_COUNT] = {10, 10, 3, 5};
+    static const unsigned usual[FAULT_COUNT] = {
+        [FAULT_CRASH] = 8,   [FAULT_POWER] = 8, [FAULT_DEATH] = 12,    [FAULT_CRASH_ALL] = 1,
+        [FAULT_PAUSE] = 8,   [FAULT_CUT] = 6,   [FAULT_TRANSFER] = 10, [FAULT_SPLIT] = 5,
+        [FAULT_MEMBER] = 3,  [FAULT_FLUSH] = 4, [FAULT_STALL] = 2,     [FAULT_EIO] = 2,
+        [FAULT_NO_ROOM] = 2, [FAULT_FLIP] = 2};
+    static const unsigned crash[FAULT_COUNT] = {[FAULT_CRASH] = 8,
+                                                [FAULT_POWER] = 8,
+                                                [FAULT_DEATH] = 12,
+                                                [FAULT_CRASH_ALL] = 3,
+                                                [FAULT_PAUSE] = 5};
     static const unsigned net[FAULT_COUNT] = {[FAULT_CUT] = 10, [FAULT_PAUSE] = 3};
     static const unsigned disk[FAULT_COUNT] = {
-        [FAULT_POWER] = 5, [FAULT_CRASH] = 3,   [FAULT_FLUSH] = 3, [FAULT_STALL] = 4,
-        [FAULT_EIO] = 5,   [FAULT_NO_ROOM] = 4, [FAULT_FLIP] = 3};
+        [FAULT_POWER] = 5, [FAULT_CRASH] = 3, [FAULT_DEATH] = 5,   [FAULT_FLUSH] = 3,
+        [FAULT_STALL] = 4, [FAULT_EIO] = 5,   [FAULT_NO_ROOM] = 4, [FAULT_FLIP] = 3};
     static const unsigned move[FAULT_COUNT] = {
         [FAULT_TRANSFER] = 10, [FAULT_SPLIT] = 8, [FAULT_CRASH] = 2};
     static const unsigned late[FAULT_COUNT] = {[FAULT_PAUSE] = 2, [FAULT_TRANSFER] = 2};
@@ -116,6 +141,11 @@ static void draw_faults(struct sim_world *w, struct rng *r)
         [FAULT_ROT] = 10,   [FAULT_CRASH] = 3,    [FAULT_POWER] = 2,
         [FAULT_FLUSH] = 10, [FAULT_TRANSFER] = 4, [FAULT_SPLIT] = 2,
         [FAULT_MEMBER] = 4, [FAULT_CUT] = 1,      [FAULT_PAUSE] = 1};
+    static const unsigned clocks[FAULT_COUNT] = {[FAULT_CLOCK] = 10,
+                                                 [FAULT_CRASH] = 2,
+                                                 [FAULT_CUT] = 3,
+                                                 [FAULT_PAUSE] = 2,
+                                                 [FAULT_TRANSFER] = 3};
     const char *s = w->sim.scenario;
     const unsigned *weights = is(s, "crash")    ? crash
                               : is(s, "net")    ? net
@@ -124,9 +154,15 @@ static void draw_faults(struct sim_world *w, struct rng *r)
                               : is(s, "late")   ? late
                               : is(s, "member") ? member
                               : is(s, "rot")    ? rot
+                              : is(s, "clock")  ? clocks
                                                 : usual;
+    if (weights == disk && rng_below(r, 2) == 0) { /* old segments, where a bit may flip */
+        w->opt.segment_bytes = 32 * KIB;
+        w->opt.flush_bytes = 256 * KIB;
+    }
     w->faults = !is(s, "calm") && rng_below(r, 10) != 0;
-    w->fault_gap_ns = rng_between(r, 50 * MS_NS, 1500 * MS_NS);
+    w->fault_gap_ns = rng_below(r, 2) == 0 ? rng_between(r, 50 * MS_NS, 1500 * MS_NS)
+                                           : rng_between(r, 40 * MS_NS, 300 * MS_NS);
     for (unsigned f = 0; f < FAULT_COUNT; f++) {
         bool none = weights == usual && f < FAULT_ROT && rng_below(r, 4) == 0;
         w->fault_weights[f] = none ? 0 : weights[f];
@@ -149,6 +185,10 @@ static void draw_faults(struct sim_world *w, struct rng *r)
                               .dup = 0.4,
                               .dup_late_ns = SEC_NS,
                               .reorder = true};
+    }
+    if (is(s, "move") && rng_below(r, 2) == 0) { /* one range moves while another is waited for */
+        w->opt.net.slow = 0.03;
+        w->opt.net.slow_ns = 60 * MS_NS;
     }
     if (w->faults && (is(s, "disk") || (weights == usual && rng_below(r, 4) == 0))) {
         w->opt.sync_stall = 0.002 * (double)rng_below(r, 4);
@@ -179,9 +219,9 @@ static void draw(struct sim_world *w)
     draw_sizes(w, &r);
     draw_clients(w, &r);
     if (is(w->sim.scenario, "any")) {
-        static const char *const mixes[] = {"crash", "net",    "disk", "move",
-                                            "late",  "member", "any",  "any"};
-        w->sim.scenario = rng_below(&r, 40) == 0 ? "many" : mixes[rng_below(&r, 8)];
+        static const char *const mixes[] = {"crash",  "net",   "disk", "move", "late",
+                                            "member", "clock", "any",  "any"};
+        w->sim.scenario = rng_below(&r, 40) == 0 ? "many" : mixes[rng_below(&r, 9)];
     }
     if (is(w->sim.scenario, "many")) {
         w->opt.nodes = 5 + rng_below(&r, 3);
@@ -211,6 +251,7 @@ static void digest_cb(void *ctx)
     struct sim_world *w = ctx;
     if (!w->stopping && !world_failed(w)) {
         w->digests += sim_check_digests(w->check);
+        sim_check_bounds(w->check, &w->opt, false);
         cluster_at(w->c, cluster_now(w->c) + 700 * MS_NS, digest_cb, w);
     }
 }
@@ -253,17 +294,23 @@ static void sum_up(struct sim_world *w, struct sim_result *out)
     out->transactions = w->count;
     out->committed = w->committed;
     (void)snprintf(out->why, sizeof out->why, "%s", why == NULL ? "" : why);
-    (void)snprintf(out->summary, sizeof out->summary,
-                   "%s, %zu nodes, %zu transactions, %zu transfers committed, %zu retried, %zu "
-                   "unknown; %zu crashes, %zu power losses, %zu cuts, %zu disk faults, %zu splits, "
-                   "%zu hand-overs, %zu bits of rows; %zu digests compared, %llu events%s",
-                   w->sim.scenario, w->opt.nodes, w->count, w->committed, w->retried, w->unknowns,
-                   w->fault_counts[FAULT_CRASH], w->fault_counts[FAULT_POWER],
-                   w->fault_counts[FAULT_CUT],
-                   w->fault_counts[FAULT_STALL] + w->fault_counts[FAULT_EIO] +
-                       w->fault_counts[FAULT_NO_ROOM] + w->fault_counts[FAULT_FLIP],
-                   w->splits, w->transfers, w->rots, w->digests, (unsigned long long)out->events,
-                   w->untimed ? "; replay left out" : "");
+    uint64_t *t = out->tally;
+    cluster_tally(w->c, t);
+    t[TALLY_COMMITTED] = w->committed;
+    t[TALLY_RETRIED] = w->retried;
+    t[TALLY_UNKNOWN] = w->unknowns;
+    t[TALLY_DIGESTS] = w->digests;
+    t[TALLY_ROWS_FLIPPED] = w->rots;
+    (void)snprintf(
+        out->summary, sizeof out->summary,
+        "%s, %zu nodes, %zu transactions, %zu transfers committed, %zu retried, %zu "
+        "unknown; %llu kills, %llu power losses, %llu pauses, %llu splits, %llu "
+        "hand-overs, %llu member changes, %zu bits of rows; %zu digests compared, %llu events%s",
+        w->sim.scenario, w->opt.nodes, w->count, w->committed, w->retried, w->unknowns,
+        (unsigned long long)t[TALLY_KILLS], (unsigned long long)t[TALLY_POWER_LOSSES],
+        (unsigned long long)t[TALLY_PAUSES], (unsigned long long)t[TALLY_SPLITS],
+        (unsigned long long)t[TALLY_TRANSFERS], (unsigned long long)t[TALLY_MOVES], w->rots,
+        w->digests, (unsigned long long)out->events, w->untimed ? "; replay left out" : "");
 }
 
 void sim_run_seed(const struct sim_options *opt, struct sim_result *out)
@@ -288,6 +335,7 @@ void sim_run_seed(const struct sim_options *opt, struct sim_result *out)
     span_free(w->op_left);
     for (size_t i = 0; i < w->count; i++) {
         span_free(w->history[i].reads);
+        sim_lists_free(&w->history[i]);
     }
     span_free(w->history);
     span_free(w);

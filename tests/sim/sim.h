@@ -2,6 +2,8 @@
 #ifndef SPAN_TESTS_SIM_SIM_H
 #define SPAN_TESTS_SIM_SIM_H
 
+#include "tests/sim/sim_tally.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -27,6 +29,7 @@ struct sim_result {
     uint64_t virtual_ns;
     size_t transactions;
     size_t committed;
+    uint64_t tally[TALLY_COUNT];
     char why[1300]; /* if not ok */
     char summary[400];
 };

@@ -3,6 +3,7 @@
  * See sim_world.h. */
 #include "base/alloc.h"
 #include "base/invariant.h"
+#include "base/planted.h"
 #include "tests/sim/sim_world.h"
 
 #include <stdlib.h>
@@ -63,6 +64,8 @@ bool sim_parse_cell(struct slice key, struct slice value, struct cell *out)
 
 /* ---- clients ---- */
 
+#define LONG_NS (400 * MS_NS)
+
 static void client_next(struct client *c);
 static void step(struct client *c);
 
@@ -86,6 +89,15 @@ static void op_done(struct gateway_op *op)
 static void add_read(struct sim_world *w, struct htxn *t, struct slice key, struct slice value)
 {
     struct cell cell;
+    if (sim_table_of(key) == TABLE_LISTS) {
+        sim_list_read(w, t, key, value);
+        return;
+    }
+    if (sim_table_of(key) == TABLE_REQUESTS && value.size == 8) {
+        struct cursor v = cursor_of(value);
+        t->done_by = dec_u64(&v);
+        return;
+    }
     if (!sim_parse_cell(key, value, &cell) || cell.account >= w->cells) {
         cluster_fail(w->c, "a row that nobody wrote");
         return;
@@ -118,6 +130,22 @@ static uint64_t think(struct client *c)
     return rng_below(r, 100) >= c->w->think_share ? 0 : rng_below(r, c->w->think_ns);
 }
 
+/* A new request, or the one that is still open. */
+static void begin_list(struct client *c)
+{
+    struct sim_world *w = c->w;
+    struct rng *r = cluster_rng(w->c);
+    if (c->request == 0) {
+        c->request = ++w->requests;
+        unsigned first = (unsigned)rng_below(r, w->lists);
+        for (unsigned i = 0; i < 3; i++) {
+            c->lists[i] = w->list_base + (first + i) % w->lists;
+        }
+        c->appends = 1 + rng_below(r, w->lists > 1 ? 2 : 1);
+    }
+    txn_of(c)->request = c->request;
+}
+
 static void begin(struct client *c)
 {
     struct sim_world *w = c->w;
@@ -135,6 +163,8 @@ static void begin(struct client *c)
         pick -= w->weights[k++];
     }
     t->kind = w->readers != 0 && c->n % (w->readers + 1) == 0 ? K_AUDIT : (enum kind)k;
+    t->kind = c->request != 0 ? K_LIST : t->kind;
+    t->client = c->n;
     t->begun_ns = cluster_now(w->c);
     t->floor = w->floor;
     struct tt_now now = cluster_clock(w->c, c->node);
@@ -154,6 +184,9 @@ static void begin(struct client *c)
         } while (again);
         sim_account_key(&c->keys[i], c->accounts[i]);
         c->key_slices[i] = buf_slice(&c->keys[i]);
+    }
+    if (t->kind == K_LIST) {
+        begin_list(c);
     }
     c->phase = 0;
     c->epoch = cluster_epoch(w->c, c->node);
@@ -175,11 +208,31 @@ static void end(struct client *c, enum ending out)
     } else {
         c->age = (struct txn_id){0};
     }
-    w->committed += out == OUT_COMMITTED && t->write_count > 0 ? 1 : 0;
+    w->committed += out == OUT_COMMITTED && t->write_count + t->append_count > 0 ? 1 : 0;
+    if (t->kind == K_LIST && (out == OUT_COMMITTED || t->done_by != 0)) {
+        c->request = 0;
+        cluster_count(w->c, t->done_by != 0 ? TALLY_DONE_BEFORE : TALLY_APPENDS);
+    } else if (t->kind == K_LIST) {
+        cluster_count(w->c, TALLY_TRIED_AGAIN);
+    } else if (out == OUT_COMMITTED) {
+        static const enum sim_tally kinds[K_COUNT] = {
+            [K_TRANSFER] = TALLY_TXN_TRANSFER,  [K_WATCH] = TALLY_TXN_TRANSFER,
+            [K_BLIND] = TALLY_TXN_BLIND,        [K_AUDIT] = TALLY_TXN_STRONG_SCAN,
+            [K_PAST] = TALLY_TXN_PAST_SCAN,     [K_STALE] = TALLY_TXN_STALE_SCAN,
+            [K_LOCKED] = TALLY_TXN_LOCKED_SCAN, [K_PUT] = TALLY_TXN_REGISTER,
+            [K_LONG] = TALLY_TXN_LONG,          [K_LIST_READ] = TALLY_TXN_LIST_READ};
+
+        cluster_count(w->c, kinds[t->kind]);
+    }
     w->unknowns += out == OUT_UNKNOWN ? 1 : 0;
     c->busy = false;
     w->busy--;
     client_next(c);
+}
+
+static bool reads_only(const struct htxn *t)
+{
+    return t->kind == K_PAST || t->kind == K_STALE || t->kind == K_AUDIT || t->kind == K_LIST_READ;
 }
 
 /* Rule D0: what the client sees, it sees once the timestamp has passed on its gateway. */
@@ -188,14 +241,15 @@ static void acknowledge(struct client *c)
     struct sim_world *w = c->w;
     struct htxn *t = txn_of(c);
     struct tt_ts nb = tt_max(t->ts, t->seen);
-    if (t->kind == K_PAST || t->kind == K_STALE || t->kind == K_AUDIT) {
+    if (reads_only(t)) {
         nb = t->seen; /* a read timestamp itself is no fact about the data */
     }
-    if (cluster_now(w->c) < nb.ns) {
+    t->timeless = !cluster_in_contract(w->c, t->begun_ns);
+    if (cluster_now(w->c) < nb.ns && !t->timeless) {
         cluster_fail(w->c, "transaction %zu acknowledged before its timestamp", c->txn);
     }
     t->acked_ns = cluster_now(w->c);
-    w->floor = tt_max(w->floor, nb);
+    w->floor = t->timeless ? w->floor : tt_max(w->floor, nb);
     end(c, OUT_COMMITTED);
 }
 
@@ -233,8 +287,12 @@ static void commit(struct client *c, size_t writes, bool anchored)
     c->op.commit = (struct txn_commit){.writes = c->writes, .write_count = writes, .seen = t->seen};
     t->has_anchor = anchored;
     if (anchored) {
-        t->anchor = c->accounts[0];
-        sim_account_key(&c->anchor, c->accounts[0]);
+        t->anchor = t->kind == K_LIST ? c->lists[0] : c->accounts[0];
+        if (t->kind == K_LIST) {
+            sim_list_key(&c->anchor, t->anchor);
+        } else {
+            sim_account_key(&c->anchor, t->anchor);
+        }
         c->op.commit.anchor = buf_slice(&c->anchor);
     }
     cluster_op(c->w->c, c->node, &c->op);
@@ -342,7 +400,7 @@ static void step_transfer(struct client *c)
     struct rng *r = cluster_rng(c->w->c);
     switch (c->phase++) {
     case 0:
-        if (t->kind == K_WATCH) {
+        if (t->kind == K_WATCH || t->kind == K_LONG) {
             read_points(c, &c->key_slices[2], 1, READ_LOCK_SHARED);
         } else if (rng_below(r, 3) == 0) {
             c->phase = 2;
@@ -352,15 +410,15 @@ static void step_transfer(struct client *c)
         }
         break;
     case 1:
-        if (c->op.kind == GATEWAY_READ && !c->paused && rng_below(r, 100) < c->w->think_share) {
+        if (!c->paused && (t->kind == K_LONG || rng_below(r, 100) < c->w->think_share)) {
             c->paused = true; /* a client that takes its time between two statements */
             c->phase = 1;
-            client_wait(c, rng_below(r, c->w->think_ns));
+            client_wait(c, rng_below(r, t->kind == K_LONG ? LONG_NS : c->w->think_ns));
             break;
         }
         c->paused = false;
         take_reads(c);
-        if (t->kind == K_WATCH) { /* then the two at once */
+        if (t->kind == K_WATCH || t->kind == K_LONG) { /* then the two at once */
             read_points(c, c->key_slices, 2,
                         rng_below(r, 4) == 0 ? READ_LOCK_SHARED : READ_LOCK_UPDATE);
         } else {
@@ -368,6 +426,13 @@ static void step_transfer(struct client *c)
         }
         break;
     case 2:
+        if (!c->paused && t->kind == K_LONG) {
+            c->paused = true;
+            c->phase = 2;
+            client_wait(c, rng_below(r, LONG_NS));
+            break;
+        }
+        c->paused = false;
         take_reads(c);
         if (world_failed(c->w)) {
             rollback(c);
@@ -391,12 +456,60 @@ static void step_blind(struct client *c)
         t->journal = true;
         sim_journal_key(&c->keys[2], c->txn);
         sim_value_of(&c->values[2], 0, c->txn);
+        if (rng_below(cluster_rng(c->w->c), 3) == 0) { /* a record of many sectors */
+            size_t more = rng_below(cluster_rng(c->w->c), 3000);
+            memset(buf_grow(&c->values[2], more), 0x5a, more);
+        }
         c->writes[0] =
             (struct txn_write){.key = buf_slice(&c->keys[2]), .value = buf_slice(&c->values[2])};
         commit(c, 1, false);
     } else {
         committed(c);
     }
+}
+
+/* Reads the lists and whether the request is done; appends, or is content. */
+static void step_list(struct client *c)
+{
+    struct htxn *t = txn_of(c);
+    if (c->phase == 0) {
+        c->phase = 1;
+        for (size_t i = 0; i < c->appends; i++) {
+            sim_list_key(&c->keys[i], c->lists[i]);
+            c->key_slices[i] = buf_slice(&c->keys[i]);
+        }
+        sim_request_key(&c->keys[c->appends], c->request);
+        c->key_slices[c->appends] = buf_slice(&c->keys[c->appends]);
+        read_points(c, c->key_slices, c->appends + 1, READ_LOCK_UPDATE);
+        return;
+    }
+    if (c->phase == 2) {
+        committed(c);
+        return;
+    }
+    take_reads(c);
+    for (size_t i = 0; i < c->appends; i++) {
+        sim_list_absent(t, c->lists[i]);
+    }
+    if (t->done_by != 0 || world_failed(c->w)) {
+        t->append_count = 0;
+        rollback(c);
+        return;
+    }
+    for (size_t i = 0; i < c->appends; i++) {
+        t->appends[i] = c->lists[i];
+        sim_list_value(&c->values[i], sim_list_find(t, c->lists[i]), c->txn);
+    }
+    t->append_count = c->appends;
+    buf_clear(&c->values[c->appends]);
+    enc_u64(&c->values[c->appends], c->txn);
+    for (size_t i = 0; i <= c->appends; i++) {
+        c->writes[i] =
+            (struct txn_write){.key = buf_slice(&c->keys[i]), .value = buf_slice(&c->values[i])};
+    }
+    qsort(c->writes, c->appends + 1, sizeof c->writes[0], write_cmp);
+    c->phase = 2;
+    commit(c, c->appends + 1, true);
 }
 
 /* Blind writes: nothing that was seen pushes their timestamps up, only floors do. */
@@ -432,22 +545,32 @@ static void step_put(struct client *c)
 /* Reads everything, page after page; gaps left by full pages are read one after the other. */
 static void step_scan(struct client *c)
 {
+    struct sim_world *w = c->w;
     struct htxn *t = txn_of(c);
     struct txn_read *r = &c->op.read;
     uint8_t lock = t->kind == K_LOCKED ? READ_LOCK_SHARED : READ_LOCK_NONE;
     struct tt_now now = cluster_clock(c->w->c, c->node);
+    if (c->phase == 3) { /* a reader that took its time between two pages */
+        c->phase = 1;
+        read_all(c, lock, buf_slice(&c->span_start), buf_slice(&c->span_end));
+        return;
+    }
     if (c->phase == 0) {
         c->phase = 1;
-        sim_table_key(&c->span_start, TABLE_ACCOUNTS);
-        sim_table_key(&c->span_end, TABLE_ACCOUNTS + 1);
+        uint32_t table = t->kind == K_LIST_READ ? TABLE_LISTS : TABLE_ACCOUNTS;
+        c->known_lists = w->list_base + w->lists;
+        sim_table_key(&c->span_start, table);
+        sim_table_key(&c->span_end, table + 1);
         r->reverse = rng_below(cluster_rng(c->w->c), 2) == 0;
-        r->mode = t->kind == K_STALE ? KV_READ_MAX_STALENESS : KV_READ_STRONG;
+        uint64_t how = t->kind == K_LIST_READ ? rng_below(cluster_rng(w->c), 3) : 0;
+        t->as_of = how != 0;
+        r->mode = t->kind == K_STALE || how == 1 ? KV_READ_MAX_STALENESS : KV_READ_STRONG;
         uint64_t start_ns = c->w->history[0].ts.ns; /* nothing to see before */
         uint64_t age = now.tt.earliest.ns > start_ns ? now.tt.earliest.ns - start_ns : 0;
         age = age < 2 * SEC_NS ? age : 2 * SEC_NS;
         r->staleness_ns = rng_below(cluster_rng(c->w->c), age + 1);
         r->read_ts = tt_ts_of(0);
-        if (t->kind == K_PAST) {
+        if (t->kind == K_PAST || how == 2) {
             r->mode = KV_READ_AT;
             r->read_ts.ns = now.tt.earliest.ns - rng_below(cluster_rng(c->w->c), age + 1);
         }
@@ -483,6 +606,11 @@ static void step_scan(struct client *c)
     if (gap) {
         buf_move(&c->span_start, &start);
         buf_move(&c->span_end, &stop);
+        if (lock == READ_LOCK_NONE && rng_below(cluster_rng(w->c), 8) == 0) {
+            c->phase = 3;
+            client_wait(c, rng_below(cluster_rng(w->c), LONG_NS / 4));
+            return;
+        }
         read_all(c, lock, buf_slice(&c->span_start), buf_slice(&c->span_end));
         return;
     }
@@ -490,6 +618,9 @@ static void step_scan(struct client *c)
         c->phase = 2;
         commit(c, 0, false);
         return;
+    }
+    for (unsigned i = 0; t->kind == K_LIST_READ && i < c->known_lists; i++) {
+        sim_list_absent(t, i);
     }
     t->ts = r->read_ts;
     c->phase = 80;
@@ -512,8 +643,13 @@ static void step(struct client *c)
     }
     t = txn_of(c);
     if (c->phase == 80) {
-        if (!connected(c)) {
+        struct tt_now now = cluster_clock(c->w->c, c->node);
+        struct tt_ts nb = tt_max(t->ts, t->seen);
+        nb = reads_only(t) ? t->seen : nb;
+        if (!connected(c) || now.state == CLOCK_FENCED) { /* the gate lets nothing out */
             end(c, OUT_COMMITTED);
+        } else if (!tt_after(&now.tt, nb) && !PLANTED(COMMIT_WAIT_SKIPPED)) {
+            cluster_at(c->w->c, cluster_after(c->w->c, c->node, nb), step_cb, c);
         } else {
             acknowledge(c);
         }
@@ -538,7 +674,11 @@ static void step(struct client *c)
     case K_TRANSFER:
     case K_WATCH:
     case K_ROLLBACK:
+    case K_LONG:
         step_transfer(c);
+        break;
+    case K_LIST:
+        step_list(c);
         break;
     case K_BLIND:
         step_blind(c);
@@ -550,6 +690,7 @@ static void step(struct client *c)
     case K_PAST:
     case K_STALE:
     case K_LOCKED:
+    case K_LIST_READ:
         step_scan(c);
         break;
     case K_COUNT:
@@ -561,6 +702,9 @@ static void client_next(struct client *c)
 {
     if (c->w->stopping || world_failed(c->w)) {
         return;
+    }
+    if (c->op.status == SPAN_CLOCK) { /* a driver tries the next address */
+        c->node = 1 + (node_id)rng_below(cluster_rng(c->w->c), cluster_node_count(c->w->c));
     }
     client_wait(c, think(c));
 }

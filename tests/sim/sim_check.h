@@ -24,7 +24,10 @@ void sim_check_free(struct sim_check *k);
 /* Compares digests of replicas that have applied as much as each other, on all nodes now. Reads
  * everything. Returns how many were compared. */
 size_t sim_check_digests(struct sim_check *k);
-/* Everything is quiet: bounds on what may be left in memory and in the log. */
-void sim_check_bounds(struct sim_check *k, uint64_t log_bytes_max);
+/* What is kept in memory and in the log is within bounds; `rest`: the load is over and nobody waits
+ * any more, so that next to nothing may be left. */
+void sim_check_bounds(struct sim_check *k, const struct cluster_options *o, bool rest);
+/* sim_check_bounds of rest would find nothing. */
+bool sim_check_rests(struct sim_check *k, const struct cluster_options *o);
 
 #endif

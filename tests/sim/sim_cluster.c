@@ -2,19 +2,23 @@
 #include "tests/sim/sim_cluster.h"
 
 #include "base/alloc.h"
+#include "base/codec.h"
 #include "base/invariant.h"
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/planted.h"
 #include "coordinator/answer_gate.h"
 #include "shard/wal/wal.h"
-#include "tests/sim/sim_clock.h"
 #include "tests/sim/sim_vfs.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 
-#define START_NS       (1700000000ULL * SEC_NS)
+#define START_NS  (1700000000ULL * SEC_NS)
+#define NOTICE_NS (500 * MS_NS) /* some heartbeats and their answers */
+/* How long what a clock beyond its bound has done may show: promises that it cut short or leases
+ * that it took for longer than it had them are over then. */
+#define OUT_TAIL_NS    (LEASE_NS_MAX + 100 * MS_NS)
 #define SLOW_CHECK_NS  (100 * MS_NS)
 #define FIT_AGAIN_NS   (10 * SEC_NS)
 #define IDLE_FLUSH_NS  (500 * MS_NS)
@@ -60,10 +64,17 @@ struct node {
     bool rotten;  /* bits of its range files were */
     bool fatal;   /* its log died: it stops after what it is doing */
     bool dying;
-    bool ever;      /* was started before */
-    uint64_t epoch; /* of its life: events for an earlier one are dropped */
+    /* The process is dead since some point inside the event that is being handled: what it still
+     * computes is a ghost's, nothing of it leaves (cluster_arm). */
+    bool ghost;
+    enum sim_crash death_how;
+    uint64_t allocs_left; /* until one fails; 0: none will */
+    bool ever;            /* was started before */
+    uint64_t epoch;       /* of its life: events for an earlier one are dropped */
     struct sim_clock clock;
     struct tt_interval last_tt; /* of the turn before, for a planted bug */
+    enum clock_state clock_state;
+    uint64_t out_since_ns; /* its clock is far out, all peers tell it so, and it does not notice */
     struct sim_disk disk;
     struct store *store;
     struct gateway *gateway;
@@ -95,6 +106,8 @@ struct cluster {
     struct arena arena;
     uint64_t trace;
     uint64_t event_count;
+    uint64_t tally[TALLY_COUNT];
+    uint64_t out_until_ns; /* out of contract; 0: never was */
     bool failed;
     char why[1200];
 };
@@ -144,6 +157,46 @@ uint64_t cluster_events(const struct cluster *c)
     return c->event_count;
 }
 
+void cluster_count(struct cluster *c, enum sim_tally what)
+{
+    c->tally[what]++;
+}
+
+static void tally_log(struct wal *w, uint64_t *tally)
+{
+    struct wal_stats s;
+    wal_stats_get(w, &s);
+    tally[TALLY_LOG_SEGMENTS] += s.rotations;
+}
+
+void cluster_tally(struct cluster *c, uint64_t *out)
+{
+    memcpy(out, c->tally, sizeof c->tally);
+    out[TALLY_FRAMES_CUT] += c->net.cut_frames;
+    out[TALLY_FRAMES_LOST] += c->net.lost_frames;
+    out[TALLY_FRAMES_SLOW] += c->net.slow_frames;
+    out[TALLY_FRAMES_DOUBLED] += c->net.doubled_frames;
+    out[TALLY_FRAMES_REORDERED] += c->net.overtaking_frames;
+    for (node_id i = 1; i <= c->opt.nodes; i++) {
+        const struct sim_disk *d = &c->nodes[i].disk;
+        if (c->nodes[i].wal != NULL) {
+            tally_log(c->nodes[i].wal, out);
+        }
+        struct wal_memfs_events log;
+        struct wal_memfs_events files;
+        wal_memfs_events_get(d->log, &log);
+        wal_memfs_events_get(d->files, &files);
+        out[TALLY_LOST_SECTORS] += log.sectors_lost + files.sectors_lost;
+        out[TALLY_LOST_DIR_OPS] += log.dir_ops_lost + files.dir_ops_lost;
+        out[TALLY_TORN_LOGS] += log.torn;
+        out[TALLY_TORN_FILES] += files.torn;
+        out[TALLY_LOG_SYNCS_FAILED] += log.syncs_failed;
+        out[TALLY_FILE_SYNCS_FAILED] += files.syncs_failed;
+        out[TALLY_NO_SPACE] += log.no_space + files.no_space;
+        out[TALLY_SYNCS_SLOW] += d->slow_syncs;
+    }
+}
+
 bool cluster_alive(const struct cluster *c, node_id node)
 {
     return c->nodes[node].alive;
@@ -177,6 +230,22 @@ struct sim_net *cluster_net(struct cluster *c)
 struct sim_disk *cluster_disk(struct cluster *c, node_id node)
 {
     return &c->nodes[node].disk;
+}
+
+uint64_t cluster_outbox_bytes(struct cluster *c, node_id node)
+{
+    uint64_t sum = 0;
+    for (node_id to = 1; to <= c->opt.nodes; to++) {
+        sum += c->nodes[node].out[to][0].cap + c->nodes[node].out[to][1].cap;
+    }
+    return sum;
+}
+
+uint64_t cluster_log_segments(struct cluster *c, node_id node)
+{
+    struct wal_stats s;
+    wal_stats_get(c->nodes[node].wal, &s);
+    return s.segments_live;
 }
 
 uint64_t cluster_log_bytes(struct cluster *c, node_id node)
@@ -246,12 +315,81 @@ static uint64_t wal_clock(void *ctx)
     return mono_of(n, n->c->now_ns);
 }
 
+bool cluster_in_contract(const struct cluster *c, uint64_t since_ns)
+{
+    return c->out_until_ns < since_ns;
+}
+
+struct sim_clock *cluster_sim_clock(struct cluster *c, node_id node)
+{
+    return &c->nodes[node].clock;
+}
+
+static bool other_faulted(struct cluster *c, node_id node)
+{
+    bool found = false;
+    for (node_id i = 1; i <= c->opt.nodes; i++) {
+        found = found || (i != node && c->nodes[i].clock.faulted);
+    }
+    return found;
+}
+
+/* Every good clock contradicts this one, and every peer could say so: up, running, not cut off. */
+static bool must_be_noticed(struct node *n, const struct tt_now *now)
+{
+    struct cluster *c = n->c;
+    uint64_t apart = now->tt.latest.ns < c->now_ns     ? c->now_ns - now->tt.latest.ns
+                     : now->tt.earliest.ns > c->now_ns ? now->tt.earliest.ns - c->now_ns
+                                                       : 0;
+    bool all = apart > 2 * c->opt.epsilon_ns + 10 * MS_NS && c->net.loss <= 0 && c->net.slow <= 0;
+    for (node_id i = 1; i <= c->opt.nodes && all; i++) {
+        const struct node *p = &c->nodes[i];
+        bool cut = false;
+        for (node_id j = 1; j <= c->opt.nodes; j++) {
+            cut = cut || c->net.cut[i][j];
+        }
+        all = p->alive && !cut && p->busy_until_ns < c->now_ns + 10 * MS_NS &&
+              (p == n || !p->clock.faulted);
+    }
+    return all;
+}
+
+/* Rules B8, B9: what the clock's state says and what it should say. */
+static void judge_clock(struct node *n, const struct tt_now *now)
+{
+    struct cluster *c = n->c;
+    bool in = now->tt.earliest.ns <= c->now_ns && now->tt.latest.ns >= c->now_ns;
+    if (!in && now->state != CLOCK_FENCED) {
+        c->out_until_ns = c->now_ns + OUT_TAIL_NS;
+        cluster_count(c, TALLY_CLOCK_OUT);
+    }
+    bool unnoticed = now->state != CLOCK_FENCED && !PLANTED(STALE_TIME) && must_be_noticed(n, now);
+    n->out_since_ns = !unnoticed ? 0 : n->out_since_ns == 0 ? c->now_ns : n->out_since_ns;
+    if (unnoticed && c->now_ns - n->out_since_ns > NOTICE_NS) {
+        cluster_fail(c, "node %u: its clock is out, all peers tell it so, and it is not fenced",
+                     n->id);
+    }
+    if (now->state != n->clock_state) {
+        cluster_say(c, "node %u: clock is %s", n->id, clock_state_name(now->state));
+        cluster_count(c, now->state == CLOCK_FENCED ? TALLY_CLOCK_FENCED : TALLY_CLOCK_BACK);
+        n->clock_state = now->state;
+    }
+    /* Others that are out are a minority, but the evidence against one of them that has come back
+     * stays until the next word from it: only one is certain to fence nobody else. */
+    if (now->state != CLOCK_SYNCED && !n->clock.faulted && !other_faulted(c, n->id)) {
+        cluster_fail(c, "node %u: its clock is good, and %s", n->id, clock_state_name(now->state));
+    }
+}
+
 struct tt_now cluster_clock(struct cluster *c, node_id node)
 {
     struct node *n = &c->nodes[node];
-    return (struct tt_now){.tt = sim_clock_read(&n->clock, &c->rng, c->now_ns),
-                           .mono_ns = mono_of(n, c->now_ns),
-                           .state = CLOCK_SYNCED};
+    struct tt_now now;
+    sim_clock_read(&n->clock, &c->rng, c->now_ns, mono_of(n, c->now_ns), &now);
+    if (n->alive) {
+        judge_clock(n, &now);
+    }
+    return now;
 }
 
 uint64_t cluster_after(struct cluster *c, node_id node, struct tt_ts t)
@@ -285,6 +423,27 @@ void cluster_at(struct cluster *c, uint64_t at_ns, void (*fn)(void *ctx), void *
     struct event *e = event_new(c, EV_CALL, 0, at_ns);
     e->fn = fn;
     e->ctx = ctx;
+}
+
+/* An operation that a gateway has: what it answers once it is a ghost nobody hears. */
+struct given {
+    struct node *n;
+    void (*done)(struct gateway_op *op);
+    void *owner;
+};
+
+static void given_done(struct gateway_op *op)
+{
+    struct given *g = op->owner;
+    op->done = g->done;
+    op->owner = g->owner;
+    if (g->n->ghost && !g->n->dying) {
+        span_status st = op->kind == GATEWAY_COMMIT ? SPAN_UNKNOWN_OUTCOME : SPAN_CLOSED;
+        op->status = span_fail(&op->err, st, "%s", span_status_text(st));
+        op->read.page_count = 0;
+    }
+    span_free(g);
+    op->done(op);
 }
 
 static void end_op(struct gateway_op *op, span_status st)
@@ -374,7 +533,7 @@ static struct buf *gateway_out(void *ctx, node_id to, unsigned cls)
 static void watch_entry(struct node *n, range_id range, uint64_t index, uint64_t term, uint8_t type,
                         struct slice payload)
 {
-    if (n->c->watch.entry != NULL) {
+    if (n->c->watch.entry != NULL && !n->ghost) {
         n->c->watch.entry(n->c->watch.ctx, n->id, range, index, term, type, payload);
     }
 }
@@ -390,6 +549,11 @@ static void io_entry(void *ctx, range_id range, uint64_t index, uint64_t term, u
 static void io_sticky(void *ctx, range_id range, uint8_t kind, struct slice payload)
 {
     struct node *n = ctx;
+    struct cursor c = cursor_of(payload);
+    (void)dec_u8(&c);
+    if (kind == STICKY_FILE && dec_u64(&c) > 1 && !n->ghost) {
+        cluster_count(n->c, TALLY_SNAPSHOTS);
+    }
     wal_batch_add_sticky(&n->batch, range, kind, payload);
 }
 
@@ -412,6 +576,16 @@ static void io_flush(void *ctx, range_id range, struct engine_job *job)
         event_new(n->c, EV_FLUSHED, n->id, n->c->now_ns + rng_below(&n->c->rng, 5 * MS_NS));
     e->range = range;
     e->job = job;
+}
+
+static bool io_peer_clock(void *ctx, const struct tt_now *now, node_id peer,
+                          const struct tt_interval *sent, const struct tt_interval *asked)
+{
+    struct node *n = ctx;
+    if (PLANTED(STALE_TIME)) {
+        return true; /* or the clocks would notice it */
+    }
+    return sim_clock_peer(&n->clock, now, peer, sent, asked);
 }
 
 static void io_to_gateway(void *ctx, const struct tt_now *now, node_id from, uint8_t kind,
@@ -448,6 +622,7 @@ static void make_cores(struct node *n, bool fresh)
         .version_window_ns = VERSION_WINDOW_NS,
         .flush_bytes = c->opt.flush_bytes,
         .split_now_bytes = c->opt.split_now_bytes,
+        .log_tail = c->opt.log_tail,
         .append_bytes = c->opt.segment_bytes / 16,
         .dir = n->dir,
         .vfs = SIM_VFS_NAME,
@@ -459,6 +634,7 @@ static void make_cores(struct node *n, bool fresh)
                .tombstone = io_tombstone,
                .release = io_release,
                .flush = io_flush,
+               .peer_clock = io_peer_clock,
                .to_gateway = io_to_gateway},
     };
     struct gateway_config gc = {
@@ -553,8 +729,11 @@ static void flush_idle(struct node *n, const struct tt_now *now)
 
 static void end_submission(struct node *n, const struct tt_now *now)
 {
+    if (n->ghost) {
+        return;
+    }
     uint64_t turn = store_turn_end(n->store, now);
-    if (turn != 0) {
+    if (turn != 0 && !n->ghost) {
         span_status st = wal_submit(n->wal, &n->batch, on_durable, n, turn);
         if (st != SPAN_OK) {
             cluster_say(n->c, "node %u: the log refuses a batch: %s", n->id, span_status_name(st));
@@ -563,7 +742,9 @@ static void end_submission(struct node *n, const struct tt_now *now)
         }
         schedule_wal(n);
     }
-    send_all(n);
+    if (!n->ghost) {
+        send_all(n);
+    }
 }
 
 static void turn_end(struct node *n, const struct tt_now *now)
@@ -577,7 +758,7 @@ static void turn_end(struct node *n, const struct tt_now *now)
     if (deadline != UINT64_MAX) {
         schedule_run(n, deadline <= mono_of(n, c->now_ns) ? c->now_ns : true_of(n, deadline));
     }
-    if (c->watch.turn != NULL) {
+    if (c->watch.turn != NULL && !n->ghost) {
         c->watch.turn(c->watch.ctx, n->id, now);
     }
 }
@@ -625,6 +806,82 @@ static void handle(struct node *n, const struct tt_now *now, struct event *e)
     }
 }
 
+/* ---- dying in the middle ---- */
+
+static void on_alloc_failed(void *ctx)
+{
+    struct node *n = ctx;
+    n->ghost = true;
+    cluster_count(n->c, TALLY_DEATHS_ALLOC);
+    wal_memfs_stop_now(n->disk.log);
+    wal_memfs_stop_now(n->disk.files);
+}
+
+static void on_log_stopped(void *ctx)
+{
+    struct node *n = ctx;
+    if (!n->dying && !n->ghost) {
+        n->ghost = true;
+        cluster_count(n->c, TALLY_DEATHS_LOG);
+        wal_memfs_stop_now(n->disk.files);
+    }
+}
+
+static void on_files_stopped(void *ctx)
+{
+    struct node *n = ctx;
+    if (!n->dying && !n->ghost) {
+        n->ghost = true;
+        cluster_count(n->c, TALLY_DEATHS_FILES);
+        wal_memfs_stop_now(n->disk.log);
+    }
+}
+
+static void count_allocs(struct node *n)
+{
+    if (n->allocs_left != 0) {
+        span_alloc_set_failed(on_alloc_failed, n);
+        span_alloc_fail_at(n->allocs_left);
+    }
+}
+
+static void count_no_allocs(struct node *n)
+{
+    if (n->allocs_left != 0) {
+        n->allocs_left = span_alloc_left();
+        span_alloc_fail_at(0);
+    }
+}
+
+void cluster_arm(struct cluster *c, node_id node, enum sim_death where, uint64_t n,
+                 enum sim_crash how)
+{
+    struct node *x = &c->nodes[node];
+    static const char *const names[] = {"allocation", "operation on the log",
+                                        "operation on the files"};
+    cluster_say(c, "node %u dies at its %s number %llu from now (%s)", node, names[where],
+                (unsigned long long)n, how == SIM_CRASH_KILL ? "killed" : "power");
+    x->death_how = how;
+    switch (where) {
+    case SIM_DEATH_ALLOC:
+        x->allocs_left = n + 1;
+        break;
+    case SIM_DEATH_LOG:
+        wal_memfs_stop_after(x->disk.log, n);
+        break;
+    case SIM_DEATH_FILES:
+        wal_memfs_stop_after(x->disk.files, n);
+        break;
+    }
+}
+
+static void disarm(struct node *n)
+{
+    n->allocs_left = 0;
+    wal_memfs_stop_after(n->disk.log, UINT64_MAX);
+    wal_memfs_stop_after(n->disk.files, UINT64_MAX);
+}
+
 static void run_turn(struct node *n)
 {
     struct cluster *c = n->c;
@@ -648,6 +905,7 @@ static void run_turn(struct node *n)
     if (now.mono_ns >= store_deadline_ns(n->store)) {
         store_tick(n->store, &now);
         check_disk(n, &now);
+        sim_clock_refresh(&n->clock, &now);
         flush_idle(n, &now);
     }
     if (now.mono_ns >= gateway_deadline_ns(n->gateway)) {
@@ -660,7 +918,9 @@ static void run_wal(struct node *n)
 {
     n->wal_at_ns = 0;
     n->syncing = false;
+    count_allocs(n);
     (void)wal_run(n->wal);
+    count_no_allocs(n);
     schedule_wal(n);
 }
 
@@ -704,7 +964,9 @@ static void deliver(struct node *n, struct event *e, uint64_t at_ns)
         schedule_run(n, n->busy_until_ns);
         return;
     }
+    count_allocs(n);
     run_turn(n);
+    count_no_allocs(n);
 }
 
 bool cluster_step(struct cluster *c)
@@ -732,8 +994,11 @@ bool cluster_step(struct cluster *c)
         return true;
     }
     deliver(n, e, at_ns);
-    if (n->alive && n->fatal) {
+    if (n->ghost) {
+        cluster_crash(c, n->id, n->death_how);
+    } else if (n->fatal) {
         cluster_say(c, "node %u stops by itself", n->id);
+        cluster_count(c, TALLY_STOPPED_BY_ITSELF);
         cluster_crash(c, n->id, SIM_CRASH_KILL);
     }
     return true;
@@ -767,6 +1032,10 @@ void cluster_op(struct cluster *c, node_id node, struct gateway_op *op)
     struct node *n = &c->nodes[node];
     uint64_t at = c->now_ns + rng_below(&c->rng, 20000);
     n->last_op_ns = at > n->last_op_ns ? at : n->last_op_ns;
+    struct given *g = SPAN_NEW(struct given);
+    *g = (struct given){n, op->done, op->owner};
+    op->done = given_done;
+    op->owner = g;
     event_new(c, EV_OP, node, n->last_op_ns)->op = op;
 }
 
@@ -777,6 +1046,7 @@ void cluster_pause(struct cluster *c, node_id node, uint64_t ns)
     struct node *n = &c->nodes[node];
     uint64_t until = c->now_ns + ns;
     n->busy_until_ns = until > n->busy_until_ns ? until : n->busy_until_ns;
+    cluster_count(c, TALLY_PAUSES);
 }
 
 bool cluster_flip(struct cluster *c, node_id node)
@@ -785,6 +1055,7 @@ bool cluster_flip(struct cluster *c, node_id node)
     REQUIRE(!n->alive);
     bool done = sim_disk_flip_log(&n->disk, &c->rng);
     n->damaged = n->damaged || done;
+    c->tally[TALLY_FLIPS] += done ? 1 : 0;
     return done;
 }
 
@@ -806,6 +1077,8 @@ void cluster_heal(struct cluster *c)
     sim_net_heal(&c->net);
     for (node_id i = 1; i <= c->opt.nodes; i++) {
         struct sim_disk *d = &c->nodes[i].disk;
+        sim_clock_repair(&c->nodes[i].clock);
+        disarm(&c->nodes[i]);
         d->stall = 0;
         d->stall_until_ns = 0;
         sim_disk_set_room(d, UINT64_MAX);
@@ -820,6 +1093,7 @@ void cluster_want_flush(struct cluster *c, node_id node)
     if (n->alive) {
         struct tt_now now = cluster_clock(c, node);
         store_want_flush(n->store, &now, 0);
+        cluster_count(c, TALLY_FLUSHES_WANTED);
         schedule_run(n, c->now_ns);
     }
 }
@@ -837,8 +1111,9 @@ static void tell_peers(struct cluster *c, node_id node, enum event_kind kind)
 static void drop_job(struct node *n, struct event *e)
 {
     struct span_error err = {0};
-    if (rng_below(&n->c->rng, 2) == 0) {
+    if (!n->ghost && rng_below(&n->c->rng, 2) == 0) {
         wal_memfs_stop_after(n->disk.files, rng_below(&n->c->rng, 40));
+        cluster_count(n->c, TALLY_FLUSHES_CUT);
         (void)!engine_flush_run(e->job, &err);
     }
     store_flush_abandon(n->store, e->range, e->job);
@@ -870,8 +1145,12 @@ static void drop_events(struct node *n)
 static void stop_cores(struct node *n)
 {
     n->dying = true;
-    if (n->wal != NULL && rng_below(&n->c->rng, 2) == 0) {
-        wal_memfs_stop_after(n->disk.log, rng_below(&n->c->rng, 6)); /* in the middle of a write */
+    n->allocs_left = 0;
+    /* A sync that is under way has written already, most likely; the first operation is that. */
+    if (n->wal != NULL && !n->ghost && (n->syncing || rng_below(&n->c->rng, 2) == 0)) {
+        bool written = n->syncing && rng_below(&n->c->rng, 2) == 0;
+        wal_memfs_stop_after(n->disk.log, written ? 1 : rng_below(&n->c->rng, 6));
+        cluster_count(n->c, TALLY_LOG_WRITES_CUT);
         (void)wal_run(n->wal);
     }
     drop_events(n);
@@ -881,14 +1160,19 @@ static void stop_cores(struct node *n)
     gateway_free(n->gateway);
     store_free(n->store);
     if (n->wal != NULL) {
+        tally_log(n->wal, n->c->tally);
         wal_abandon(n->wal);
     }
     n->gateway = NULL;
     n->store = NULL;
     n->wal = NULL;
     wal_batch_clear(&n->batch);
+    sim_clock_stop(&n->clock);
+    n->clock_state = CLOCK_SYNCED;
+    n->out_since_ns = 0;
     n->alive = false;
     n->dying = false;
+    n->ghost = false;
     n->fatal = false;
     n->epoch++;
     n->run_at_ns = 0;
@@ -909,6 +1193,8 @@ void cluster_crash(struct cluster *c, node_id node, enum sim_crash how)
     struct node *n = &c->nodes[node];
     REQUIRE(n->alive);
     cluster_say(c, "node %u crashes (%s)", node, how == SIM_CRASH_KILL ? "killed" : "power");
+    cluster_count(c, how == SIM_CRASH_KILL ? TALLY_KILLS : TALLY_POWER_LOSSES);
+    wal_memfs_stop_after(n->disk.files, UINT64_MAX); /* an armed death that does not come */
     stop_cores(n);
     sim_disk_crash(&n->disk, &c->rng, how);
     tell_peers(c, node, EV_PEER_LOST);
@@ -958,19 +1244,31 @@ static bool start(struct node *n)
     n->alive = true;
     n->unfit = false;
     sim_vfs_set_time(c->now_ns);
+    sim_clock_start(&n->clock, &c->rng, c->now_ns, mono_of(n, c->now_ns),
+                    (unsigned)c->opt.nodes - 1);
     make_cores(n, fresh);
     struct tt_now now = cluster_clock(c, n->id);
+    count_allocs(n);
     span_status st = recover(n, &now, &err);
-    if (st == SPAN_OK) {
+    if (st == SPAN_OK && !n->ghost) {
         cluster_say(c, "node %u started", n->id);
         learn(n, &now);
         turn_end(n, &now);
         schedule_wal(n);
+    }
+    count_no_allocs(n);
+    bool died = n->ghost;
+    if (st == SPAN_OK && !died) {
         return true;
     }
-    cluster_say(c, "node %u refuses to start: %s: %s", n->id, span_status_name(st), err.text);
+    cluster_say(c, "node %u %s: %s: %s", n->id, died ? "dies while it starts" : "refuses to start",
+                span_status_name(st), err.text);
     stop_cores(n);
-    sim_disk_crash(&n->disk, &c->rng, SIM_CRASH_KILL);
+    sim_disk_crash(&n->disk, &c->rng, died ? n->death_how : SIM_CRASH_KILL);
+    if (died) {
+        cluster_count(c, TALLY_DEATHS_AT_START);
+        return false;
+    }
     if (st == SPAN_CORRUPT && n->damaged && PLANTED(WIPED_STORE_VOTES)) {
         sim_disk_deinit(&n->disk, n->id);
         sim_disk_init(&n->disk, n->id);
@@ -980,6 +1278,7 @@ static bool start(struct node *n)
     }
     if (st == SPAN_CORRUPT && n->damaged) {
         n->lost = true;
+        cluster_count(c, TALLY_FLIPS_NOTICED);
     } else if (st != SPAN_NO_SPACE && st != SPAN_IO) {
         cluster_fail(c, "node %u can not start: %s: %s", n->id, span_status_name(st), err.text);
     }
@@ -993,6 +1292,7 @@ bool cluster_restart(struct cluster *c, node_id node)
     if (!start(n)) {
         return false;
     }
+    cluster_count(c, TALLY_RESTARTS);
     tell_peers(c, node, EV_PEER_UP);
     return true;
 }
@@ -1020,6 +1320,8 @@ struct cluster *cluster_new(const struct cluster_options *o)
         n->disk.sync_max_ns = o->sync_max_ns;
         n->disk.stall = o->sync_stall;
         n->disk.stall_max_ns = 400 * MS_NS;
+        wal_memfs_on_stop(n->disk.log, on_log_stopped, n);
+        wal_memfs_on_stop(n->disk.files, on_files_stopped, n);
         (void)snprintf(n->dir, sizeof n->dir, SIM_VFS_ROOT "/%u", i);
     }
     return c;

@@ -18,8 +18,10 @@
 #include "base/rng.h"
 #include "coordinator/gateway.h"
 #include "shard/range/store.h"
+#include "tests/sim/sim_clock.h"
 #include "tests/sim/sim_disk.h"
 #include "tests/sim/sim_net.h"
+#include "tests/sim/sim_tally.h"
 
 struct cluster_options {
     uint64_t seed;
@@ -30,6 +32,7 @@ struct cluster_options {
     uint64_t flush_bytes;
     uint64_t split_now_bytes; /* 1: the right side of every split is built ahead */
     uint64_t segment_bytes;   /* of the log */
+    uint64_t log_tail;        /* entries kept for members that are behind; others get a snapshot */
     uint64_t turn_ns;         /* what a turn costs at most */
     struct sim_net net;
     bool trace; /* prints every event */
@@ -68,6 +71,10 @@ bool cluster_run_until(struct cluster *c, bool (*cond)(void *ctx), void *ctx, ui
 /* Hash of every event so far: two runs of a seed must agree. */
 uint64_t cluster_trace(const struct cluster *c);
 uint64_t cluster_events(const struct cluster *c);
+/* One more of these. */
+void cluster_count(struct cluster *c, enum sim_tally what);
+/* Everything counted so far, also by network and disks: TALLY_COUNT numbers. */
+void cluster_tally(struct cluster *c, uint64_t *out);
 /* A line of the event log, if there is one. */
 void cluster_say(struct cluster *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* The run found a violation: the first one is kept. */
@@ -81,7 +88,19 @@ bool cluster_lost(const struct cluster *c, node_id node);
 /* Changes when the node dies: a client's session does not live on in the next life. */
 uint64_t cluster_epoch(const struct cluster *c, node_id node);
 void cluster_crash(struct cluster *c, node_id node, enum sim_crash how);
-/* False: it refused to start (no space; or it is lost now). */
+
+/* Where a node dies of itself. */
+enum sim_death {
+    SIM_DEATH_ALLOC, /* an allocation in a turn or in the log's thread fails: the process aborts */
+    SIM_DEATH_LOG,   /* an operation that changes the log's disk is its last */
+    SIM_DEATH_FILES, /* one that changes the range files' disk */
+};
+
+/* The node dies at the n-th (0: the next) of these from now on, in the middle of whatever it does;
+ * the last arming of a place counts. A crash and cluster_heal disarm. */
+void cluster_arm(struct cluster *c, node_id node, enum sim_death where, uint64_t n,
+                 enum sim_crash how);
+/* False: it refused to start (no space; or it is lost now), or died meanwhile (cluster_arm). */
 bool cluster_restart(struct cluster *c, node_id node);
 /* Handles nothing for so long (SIGSTOP). */
 void cluster_pause(struct cluster *c, node_id node, uint64_t ns);
@@ -97,6 +116,11 @@ struct sim_disk *cluster_disk(struct cluster *c, node_id node);
 void cluster_heal(struct cluster *c);
 void cluster_want_flush(struct cluster *c, node_id node);
 
+/* Clocks beyond their bound (sim_clock.h). A node whose clock is out and that has not noticed
+ * breaks the contract of external consistency for all (rule B8): from its first such reading until
+ * a lease after its last. */
+bool cluster_in_contract(const struct cluster *c, uint64_t since_ns); /* all the time since then */
+struct sim_clock *cluster_sim_clock(struct cluster *c, node_id node);
 /* The clock of a node now. */
 struct tt_now cluster_clock(struct cluster *c, node_id node);
 /* True time at which tt_after(t) will hold on the node, if its clock stays as it is. */
@@ -108,6 +132,10 @@ void cluster_op(struct cluster *c, node_id node, struct gateway_op *op);
 
 struct store *cluster_store(struct cluster *c, node_id node);     /* NULL while it is down */
 struct gateway *cluster_gateway(struct cluster *c, node_id node); /* NULL while it is down */
+/* What waits to be sent to peers. */
+uint64_t cluster_outbox_bytes(struct cluster *c, node_id node);
 uint64_t cluster_log_bytes(struct cluster *c, node_id node);
+/* Segments of the log that are still needed. */
+uint64_t cluster_log_segments(struct cluster *c, node_id node);
 
 #endif

@@ -25,11 +25,12 @@ void sim_disk_deinit(struct sim_disk *d, unsigned node)
     wal_memfs_free(d->files);
 }
 
-uint64_t sim_disk_sync_ns(const struct sim_disk *d, struct rng *r, uint64_t now_ns)
+uint64_t sim_disk_sync_ns(struct sim_disk *d, struct rng *r, uint64_t now_ns)
 {
     uint64_t ns = SIM_DISK_SYNC_NS_MIN + rng_below(r, d->sync_max_ns + 1);
     if (rng_double(r) < d->stall) {
         ns += rng_below(r, d->stall_max_ns + 1);
+        d->slow_syncs++;
     }
     return d->stall_until_ns > now_ns ? ns + (d->stall_until_ns - now_ns) : ns;
 }
@@ -66,7 +67,8 @@ void sim_disk_set_room(struct sim_disk *d, uint64_t more)
     wal_memfs_set_capacity(d->files, more == UINT64_MAX ? more : used_bytes(d->files) + more);
 }
 
-bool sim_disk_flip_log(struct sim_disk *d, struct rng *r)
+/* NULL: there is none. */
+static const char *old_segment(struct sim_disk *d)
 {
     const char *oldest = NULL;
     size_t segments = 0;
@@ -77,7 +79,18 @@ bool sim_disk_flip_log(struct sim_disk *d, struct rng *r)
         }
     }
     /* The one being written and its spares come last: with so many the first is none of them. */
-    if (segments < FLIP_SEGMENTS_MIN) {
+    return segments < FLIP_SEGMENTS_MIN ? NULL : oldest;
+}
+
+bool sim_disk_has_old_log(struct sim_disk *d)
+{
+    return old_segment(d) != NULL;
+}
+
+bool sim_disk_flip_log(struct sim_disk *d, struct rng *r)
+{
+    const char *oldest = old_segment(d);
+    if (oldest == NULL) {
         return false;
     }
     uint64_t at = rng_below(r, wal_memfs_size(d->log, oldest));

@@ -141,7 +141,11 @@ static void resolve_unknown(struct sim_world *w)
             continue;
         }
         struct buf key = {0};
-        sim_account_key(&key, t->anchor);
+        if (t->kind == K_LIST) {
+            sim_list_key(&key, t->anchor);
+        } else {
+            sim_account_key(&key, t->anchor);
+        }
         enum kv_txn_outcome first = KV_TXN_RUNNING;
         bool asked = false;
         for (node_id n = 1; n <= cluster_node_count(w->c); n++) { /* every gateway says the same */
@@ -178,20 +182,14 @@ static void resolve_unknown(struct sim_world *w)
     }
 }
 
-struct final_row {
-    struct cell cell;
-    bool journal;
-};
-
-/* All rows of both tables at ts (0: now) as the node sees them; fn for each. */
-static void world_scan_tables(struct sim_world *w, node_id node, struct tt_ts ts,
-                              void (*fn)(struct sim_world *w, struct slice key, struct slice value))
+void sim_scan(struct sim_world *w, node_id node, uint32_t from, uint32_t to, struct tt_ts ts,
+              void (*fn)(struct sim_world *w, struct slice key, struct slice value))
 {
     struct gateway_op op = {.kind = GATEWAY_READ};
     struct buf start = {0};
     struct buf end = {0};
-    sim_table_key(&start, TABLE_ACCOUNTS);
-    sim_table_key(&end, TABLE_JOURNAL + 1);
+    sim_table_key(&start, from);
+    sim_table_key(&end, to);
     op.read.mode = ts.ns == 0 ? KV_READ_STRONG : KV_READ_AT;
     op.read.read_ts = ts;
     op.read.end = buf_slice(&end);
@@ -229,9 +227,7 @@ static void world_scan_tables(struct sim_world *w, node_id node, struct tt_ts ts
 
 static void note_journal(struct sim_world *w, struct slice key, struct slice value)
 {
-    if (!sim_is_journal(key)) {
-        return;
-    }
+    (void)key;
     struct cursor v = cursor_of(value);
     (void)dec_u64(&v);
     uint64_t writer = dec_u64(&v);
@@ -307,6 +303,8 @@ static size_t *committed_order(struct sim_world *w, size_t *count)
     for (size_t i = 0; i < w->count; i++) {
         const struct htxn *t = &w->history[i];
         bool timed = t->kind != K_LOCKED && t->kind != K_BLIND && t->ts.ns != 0;
+        /* A clock that is far behind reads what was before the accounts: nothing. */
+        timed = timed && (t->write_count + t->append_count != 0 || t->ts.ns >= w->history[0].ts.ns);
         if (i == 0 || (t->out == OUT_COMMITTED && timed)) {
             order[n++] = i;
         }
@@ -373,8 +371,9 @@ static void check_reads(struct sim_world *w, const struct htxn *t, size_t i,
 
 static void check_time(struct sim_world *w, const struct htxn *t, size_t i)
 {
-    bool reader = t->write_count == 0;
-    if (t->kind == K_PAST || t->kind == K_STALE || i == 0) {
+    bool reader = t->write_count + t->append_count == 0;
+    bool timeless = t->acked_ns == 0 ? !cluster_in_contract(w->c, t->begun_ns) : t->timeless;
+    if (t->kind == K_PAST || t->kind == K_STALE || t->as_of || i == 0 || timeless) {
         return;
     }
     if (reader ? t->ts.ns < t->floor.ns : t->ts.ns <= t->floor.ns) {
@@ -414,7 +413,8 @@ static void check_locked(struct sim_world *w, const struct htxn *t, size_t i, co
             after = after || order[x] == r->writer;
         }
     }
-    if (from >= until || until <= t->floor.ns) {
+    bool timeless = t->acked_ns == 0 ? !cluster_in_contract(w->c, t->begun_ns) : t->timeless;
+    if (from >= until || (until <= t->floor.ns && !timeless)) {
         cluster_fail(
             w->c,
             "transaction %zu read under locks what never was at one time: written at %llu, over "
@@ -433,9 +433,6 @@ static struct cell *expected;
 static void check_row(struct sim_world *w, struct slice key, struct slice value)
 {
     struct cell c;
-    if (sim_is_journal(key)) {
-        return;
-    }
     if (!sim_parse_cell(key, value, &c) || c.account >= w->cells || expected[c.account].absent ||
         c.writer != expected[c.account].writer || c.balance != expected[c.account].balance) {
         cluster_fail(w->c, "a replica has account %u of %llu, which is not what was committed last",
@@ -453,7 +450,7 @@ static void check_replicas(struct sim_world *w, struct tt_ts ts, const struct ce
             continue;
         }
         expected = span_memdup(state, w->cells * sizeof *state);
-        world_scan_tables(w, n, ts, check_row);
+        sim_scan(w, n, TABLE_ACCOUNTS, TABLE_ACCOUNTS + 1, ts, check_row);
         for (unsigned a = 0; a < w->cells && !world_failed(w); a++) {
             if (expected[a].account != UINT32_MAX && !expected[a].absent) {
                 cluster_fail(w->c, "node %u lacks account %u at %llu", n, a,
@@ -504,6 +501,63 @@ static void check_history(struct sim_world *w)
     span_free(state);
 }
 
+/* ---- life ---- */
+
+#define LIVES_NS (5 * SEC_NS)
+
+static int life_cmp(const void *a, const void *b)
+{
+    return slice_cmp(((const struct txn_write *)a)->key, ((const struct txn_write *)b)->key);
+}
+
+/* An operation that ends with an error has ended, too: every range must take a write again, through
+ * every gateway, soon after the last fault. The row it deletes was never there. */
+static void check_lives(struct sim_world *w, node_id node)
+{
+    struct arena a = {0};
+    struct range_descriptor *all;
+    size_t count = store_descriptors(cluster_store(w->c, node), &a, &all);
+    struct txn_write *writes = span_calloc(count + 1, sizeof *writes);
+    struct buf *keys = span_calloc(count + 1, sizeof *keys);
+    struct buf users = {0};
+    size_t n = 0;
+    sim_table_key(&users, TABLE_ACCOUNTS);
+    for (size_t i = 0; i < count; i++) {
+        if (slice_cmp(all[i].start, buf_slice(&users)) < 0) {
+            continue;
+        }
+        buf_set(&keys[n], all[i].start);
+        sim_be32(&keys[n], UINT32_MAX);
+        writes[n] = (struct txn_write){.key = buf_slice(&keys[n]), .tombstone = true};
+        n++;
+    }
+    qsort(writes, n, sizeof *writes, life_cmp);
+    uint64_t until_ns = cluster_now(w->c) + LIVES_NS;
+    span_status st = SPAN_UNAVAILABLE;
+    struct gateway_op op = {.kind = GATEWAY_COMMIT};
+    while (n != 0 && st != SPAN_OK && cluster_now(w->c) < until_ns && !world_failed(w)) {
+        struct tt_now now = cluster_clock(w->c, node);
+        op.txn.id = op.txn.age = (struct txn_id){now.tt.latest.ns, node, w->seq++ & 0x7fffffffU};
+        op.commit = (struct txn_commit){.writes = writes, .write_count = n};
+        st = world_run_op(w, node, &op);
+        cluster_run_for(w->c, MS_NS);
+    }
+    if (n != 0 && st != SPAN_OK) {
+        cluster_fail(w->c,
+                     "liveness: %zu ranges do not take a write at node %u, %llu s after the last "
+                     "fault: %s",
+                     n, node, LIVES_NS / SEC_NS, op.err.text);
+    }
+    for (size_t i = 0; i < n; i++) {
+        buf_deinit(&keys[i]);
+    }
+    span_free(keys);
+    span_free(writes);
+    buf_deinit(&users);
+    txn_read_deinit(&op.read);
+    arena_deinit(&a);
+}
+
 /* ---- the verdict ---- */
 
 /* A flipped bit is found when its row is read: the digests read all of them. What was found must be
@@ -529,6 +583,40 @@ static void see_rebuilt(struct sim_world *w)
     }
 }
 
+#define REST_NS (20 * SEC_NS)
+
+static bool at_rest(void *ctx)
+{
+    const struct sim_world *w = ctx;
+    return sim_check_rests(w->check, &w->opt);
+}
+
+static void say_clocks(struct sim_world *w)
+{
+    for (node_id i = 1; i <= cluster_node_count(w->c); i++) {
+        struct clock_info info = {0};
+        if (cluster_alive(w->c, i)) {
+            clock_info_get(cluster_sim_clock(w->c, i)->clock, &info);
+        }
+        if (info.state != CLOCK_SYNCED) {
+            cluster_fail(w->c, "node %u: its clock is still %s 30 s after it was repaired: %s", i,
+                         clock_state_name(info.state), info.reason);
+        }
+    }
+}
+
+/* Rule B9: a clock that is good again is used again. */
+static bool clocks_good(void *ctx)
+{
+    const struct sim_world *w = ctx;
+    for (node_id i = 1; i <= cluster_node_count(w->c); i++) {
+        if (cluster_alive(w->c, i) && cluster_clock(w->c, i).state != CLOCK_SYNCED) {
+            return false;
+        }
+    }
+    return true;
+}
+
 void sim_finish(struct sim_world *w)
 {
     w->stopping = true;
@@ -538,6 +626,9 @@ void sim_finish(struct sim_world *w)
             (void)cluster_restart(w->c, i);
         }
     }
+    if (!cluster_run_until(w->c, clocks_good, w, 30 * SEC_NS) && !world_failed(w)) {
+        say_clocks(w);
+    }
     if (!cluster_run_until(w->c, world_idle, w, 60 * SEC_NS) && !world_failed(w)) {
         cluster_fail(w->c,
                      "%zu clients and %zu administrators are not done 60 s after the last fault",
@@ -546,6 +637,11 @@ void sim_finish(struct sim_world *w)
     }
     if (!world_failed(w) && w->rotten != 0) {
         see_rebuilt(w);
+    }
+    for (node_id i = 1; i <= cluster_node_count(w->c) && !world_failed(w); i++) {
+        if (cluster_alive(w->c, i)) {
+            check_lives(w, i);
+        }
     }
     if (!world_failed(w)) {
         resolve_unknown(w);
@@ -560,13 +656,18 @@ void sim_finish(struct sim_world *w)
     }
     if (!world_failed(w)) {
         cluster_run_for(w->c, SEC_NS);
-        world_scan_tables(w, sim_any_alive(w), tt_ts_of(0), note_journal);
+        sim_scan(w, sim_any_alive(w), TABLE_JOURNAL, TABLE_JOURNAL + 1, tt_ts_of(0), note_journal);
         check_journal(w);
         settle_rest(w);
         check_history(w);
     }
     if (!world_failed(w)) {
+        sim_check_serial(w);
+    }
+    if (!world_failed(w)) {
         w->digests += sim_check_digests(w->check);
-        sim_check_bounds(w->check, 64 * w->opt.segment_bytes + MIB);
+        /* A replica that left its range unheard keeps its log until it has asked whether it did. */
+        (void)cluster_run_until(w->c, at_rest, w, REST_NS);
+        sim_check_bounds(w->check, &w->opt, true);
     }
 }

@@ -19,6 +19,7 @@ struct flags {
     const char *plant_scenario;
     bool hashes;
     bool quiet;
+    bool counts;
     bool list;
 };
 
@@ -45,6 +46,7 @@ static void usage(FILE *to)
         "  --trace            writes every event, fault and verdict\n"
         "  --hash             prints the trace hash of each seed\n"
         "  --quiet            one line at the end, or the failure\n"
+        "  --counts           what happened, added up: name, count, least in 300 seeds, text\n"
         "  --plant NAME       breaks a rule on purpose (a control; tests/sim/README.md)\n"
         "  --controls         lists the planted bugs: name, seeds to find it in, scenario, rule\n\n"
         "Example:\n"
@@ -104,8 +106,9 @@ static int parse_flag(const char *flag, const char *value)
     flags.sim.trace = flags.sim.trace || strcmp(flag, "--trace") == 0;
     flags.hashes = flags.hashes || strcmp(flag, "--hash") == 0;
     flags.quiet = flags.quiet || strcmp(flag, "--quiet") == 0;
+    flags.counts = flags.counts || strcmp(flag, "--counts") == 0;
     flags.list = flags.list || strcmp(flag, "--controls") == 0;
-    static const char *const bare[] = {"--trace", "--hash", "--quiet", "--controls"};
+    static const char *const bare[] = {"--trace", "--hash", "--quiet", "--counts", "--controls"};
     for (size_t i = 0; i < sizeof bare / sizeof bare[0]; i++) {
         if (strcmp(flag, bare[i]) == 0) {
             return 1;
@@ -149,12 +152,26 @@ static double now_seconds(void)
     return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
+static void print_counts(const uint64_t *tally)
+{
+    for (size_t i = 0; i < TALLY_COUNT; i++) {
+        const struct sim_tally_info *t = sim_tally_get(i);
+        printf("count ");
+        for (const char *s = t->name; *s != 0; s++) {
+            putchar(*s == '_' ? '-' : tolower((unsigned char)*s));
+        }
+        printf(" %llu %llu %s\n", (unsigned long long)tally[i], (unsigned long long)t->least,
+               t->text);
+    }
+}
+
 static int run(void)
 {
     uint64_t first = flags.sim.seed;
     uint64_t events = 0;
     double virtual_s = 0;
     size_t committed = 0;
+    uint64_t tally[TALLY_COUNT] = {0};
     double begun = now_seconds();
     printf("seed %llu\n", (unsigned long long)first);
     for (uint64_t i = 0; i < flags.seeds; i++) {
@@ -166,6 +183,9 @@ static int run(void)
         events += r.events;
         virtual_s += (double)r.virtual_ns / 1e9;
         committed += r.committed;
+        for (size_t t = 0; t < TALLY_COUNT; t++) {
+            tally[t] += r.tally[t];
+        }
         if (!flags.quiet || !r.ok) {
             printf("seed %llu: %s%s\n", (unsigned long long)flags.sim.seed, r.summary,
                    r.ok ? "" : ": FAILED");
@@ -178,6 +198,9 @@ static int run(void)
             printf("FAILED: %s\nrepeat: %s\n", r.why, repeat);
             return COMMAND_FAILED;
         }
+    }
+    if (flags.counts) {
+        print_counts(tally);
     }
     double s = now_seconds() - begun;
     printf("%llu seeds without a finding: %zu transfers committed, %llu events, %.0f s of virtual "

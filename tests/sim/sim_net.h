@@ -23,6 +23,12 @@ struct sim_net {
     uint64_t late_ns[SIM_NODES_MAX + 1][SIM_NODES_MAX + 1]; /* more, from -> to */
     bool cut[SIM_NODES_MAX + 1][SIM_NODES_MAX + 1];         /* from, to */
     uint64_t last_arrival_ns[SIM_NODES_MAX + 1][SIM_NODES_MAX + 1][2];
+
+    uint64_t cut_frames; /* lost in a cut */
+    uint64_t lost_frames;
+    uint64_t slow_frames;
+    uint64_t doubled_frames;
+    uint64_t overtaking_frames;
 };
 
 /* Arrival times of a frame sent now; returns how many (0: lost). */

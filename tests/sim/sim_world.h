@@ -16,6 +16,9 @@
 
 #define TABLE_ACCOUNTS 1024
 #define TABLE_JOURNAL  1025
+#define TABLE_LISTS    5000 /* SQL clients of scripts have tables behind these two */
+#define TABLE_REQUESTS 5001
+#define LISTS_MAX      6
 #define CLIENTS_MAX    16
 #define ACCOUNTS_MAX   48
 #define REGISTERS_MAX  8
@@ -30,15 +33,18 @@ enum ending {
 };
 
 enum kind {
-    K_TRANSFER, /* two accounts, X locks, both written */
-    K_WATCH,    /* reads a third account under S, too */
-    K_BLIND,    /* writes that nothing was read for */
-    K_AUDIT,    /* read-only at now: all accounts */
-    K_PAST,     /* read-only at a past timestamp */
-    K_STALE,    /* read-only, bounded staleness */
-    K_LOCKED,   /* read-write that only reads: all accounts under S, validated */
-    K_ROLLBACK, /* a transfer that is given up */
-    K_PUT,      /* registers: written or deleted without being read */
+    K_TRANSFER,  /* two accounts, X locks, both written */
+    K_WATCH,     /* reads a third account under S, too */
+    K_BLIND,     /* writes that nothing was read for */
+    K_AUDIT,     /* read-only at now: all accounts */
+    K_PAST,      /* read-only at a past timestamp */
+    K_STALE,     /* read-only, bounded staleness */
+    K_LOCKED,    /* read-write that only reads: all accounts under S, validated */
+    K_ROLLBACK,  /* a transfer that is given up */
+    K_PUT,       /* registers: written or deleted without being read */
+    K_LONG,      /* K_WATCH by a client that takes long between its statements */
+    K_LIST,      /* appends to one list or two, reads another; tried until it is known to be done */
+    K_LIST_READ, /* read-only: all lists, now or in the past */
     K_COUNT,
 };
 
@@ -49,8 +55,15 @@ struct cell {
     bool absent;     /* a register that was deleted or never written */
 };
 
+struct list_read {
+    unsigned list;
+    size_t count;
+    int64_t *values;
+};
+
 struct htxn {
     enum kind kind;
+    unsigned client;
     enum ending out;
     struct txn_id id;
     bool has_anchor;
@@ -64,9 +77,17 @@ struct htxn {
     size_t read_count;
     struct cell writes[2];
     size_t write_count;
+    struct list_read *lists; /* as read */
+    size_t list_count;
+    unsigned appends[2]; /* lists that its number was appended to */
+    size_t append_count;
+    uint64_t request; /* that it tries; 0: none */
+    uint64_t done_by; /* it read that the request was done by this transaction */
+    bool as_of;       /* K_LIST_READ in the past */
     bool journal;
     bool in_journal; /* found at the end */
     bool must_retry; /* its status said so */
+    bool timeless;   /* the contract of external consistency was broken while it ran */
 };
 
 struct sim_world;
@@ -87,6 +108,10 @@ struct client {
     struct buf anchor;
     struct buf span_start;
     struct buf span_end;
+    uint64_t request; /* to be tried until it is known to be done; 0: none */
+    unsigned lists[3];
+    unsigned known_lists;
+    size_t appends; /* so many of lists; the rest is read */
     unsigned phase;
     bool busy;
     bool paused;
@@ -102,6 +127,7 @@ struct restart {
 enum fault {
     FAULT_CRASH,     /* a node is killed, restarted up to 1.5 s later */
     FAULT_POWER,     /* the same, and what was not synced is lost in parts */
+    FAULT_DEATH,     /* it dies in the middle of a turn, of a write, of a start */
     FAULT_CRASH_ALL, /* all at once */
     FAULT_PAUSE,
     FAULT_CUT, /* whole, one way, or to some */
@@ -113,6 +139,7 @@ enum fault {
     FAULT_EIO,     /* a sync fails */
     FAULT_NO_ROOM, /* a disk is full for a while */
     FAULT_FLIP,    /* a bit of a killed node's log */
+    FAULT_CLOCK,   /* one beyond its bound */
     FAULT_ROT,     /* bits of rows in a node's range files, always the same node's */
     FAULT_COUNT,
 };
@@ -130,6 +157,9 @@ struct sim_world {
     size_t client_count;
     unsigned accounts;
     unsigned cells; /* accounts, then registers: rows of the same table */
+    unsigned lists; /* that are appended to at a time, from list_base on */
+    unsigned list_base;
+    uint64_t requests;
     uint32_t seq;
     struct tt_ts floor; /* max over what was acknowledged so far */
     bool stopping;
@@ -151,13 +181,15 @@ struct sim_world {
     size_t retried;
     size_t unknowns;
     size_t splits;
-    size_t transfers;
     size_t digests;
     bool untimed; /* an outcome stayed without a timestamp: no exact replay */
-    size_t fault_counts[FAULT_COUNT];
     node_id rotten;
     size_t rots; /* bits flipped */
+    bool flip_wanted;
+    bool flipped;
     struct restart restarts[SIM_NODES_MAX + 1];
+    struct restart repairs[SIM_NODES_MAX + 1]; /* of clocks */
+    unsigned wrong_clocks;                     /* at this time */
 };
 
 static inline bool world_failed(const struct sim_world *w)
@@ -176,6 +208,20 @@ bool sim_is_journal(struct slice key);
 void sim_clients_start(struct sim_world *w);
 void sim_clients_free(struct sim_world *w);
 
+/* ---- sim_lists.c: lists, requests, and the history as tests/check judges it ---- */
+void sim_list_key(struct buf *b, unsigned list);
+void sim_request_key(struct buf *b, uint64_t request);
+uint32_t sim_table_of(struct slice key);
+/* A row of a list was read. */
+void sim_list_read(struct sim_world *w, struct htxn *t, struct slice key, struct slice value);
+/* NULL: not read, or not there. */
+const struct list_read *sim_list_find(const struct htxn *t, unsigned list);
+/* It was read too, and if it has no row it is empty. */
+void sim_list_absent(struct htxn *t, unsigned list);
+void sim_list_value(struct buf *b, const struct list_read *old, uint64_t txn);
+void sim_lists_free(struct htxn *t);
+void sim_check_serial(struct sim_world *w);
+
 /* ---- sim_faults.c: administration and faults ---- */
 void world_split_at_random(struct sim_world *w);
 /* Asked at the node's gateway; counted in admin_busy until answered. */
@@ -183,8 +229,13 @@ void world_move(struct sim_world *w, node_id at, range_id range, node_id add, no
 void world_transfer(struct sim_world *w, node_id at, range_id range, node_id to);
 void sim_faults_start(struct sim_world *w);
 node_id sim_any_alive(struct sim_world *w);
+/* A range that some node knows. */
+range_id sim_any_range(struct sim_world *w);
 
 /* ---- sim_history.c: the start, the end, the history ---- */
+/* All rows of tables from .. to - 1 at ts (0: now) as the node sees them; fn for each. */
+void sim_scan(struct sim_world *w, node_id node, uint32_t from, uint32_t to, struct tt_ts ts,
+              void (*fn)(struct sim_world *w, struct slice key, struct slice value));
 bool world_idle(void *ctx);
 bool world_admin_idle(void *ctx); /* clients may be busy */
 void world_set_up(struct sim_world *w);
