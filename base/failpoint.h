@@ -54,6 +54,8 @@
     FAILPOINT_LOG(X, CONF, "conf")                                                                 \
     FAILPOINT_LOG(X, GONE, "gone")                                                                 \
     FAILPOINT_LOG(X, DAMAGED, "damaged")                                                           \
+    FAILPOINT_LOG(X, FREEZE, "freeze")                                                             \
+    FAILPOINT_LOG(X, MERGE, "merge")                                                               \
     FAILPOINT_LOG(X, HARD_STATE, "hard_state")                                                     \
     FAILPOINT_LOG(X, FILE, "file")                                                                 \
     FAILPOINT_LOG(X, PEER_STORE, "peer_store")
@@ -66,6 +68,7 @@
     FAILPOINT_MSG(X, RELEASE, "release")                                                           \
     FAILPOINT_MSG(X, STATUS, "status")                                                             \
     FAILPOINT_MSG(X, SPLIT, "split")                                                               \
+    FAILPOINT_MSG(X, MERGE, "merge")                                                               \
     FAILPOINT_MSG(X, COMMIT1_ANSWER, "commit1_answer")                                             \
     FAILPOINT_MSG(X, COORDINATE_ANSWER, "coordinate_answer")                                       \
     FAILPOINT_MSG(X, VALIDATE_ANSWER, "validate_answer")                                           \
@@ -76,6 +79,7 @@
     FAILPOINT_MSG(X, PROBE, "probe")                                                               \
     FAILPOINT_MSG(X, GONE, "gone")                                                                 \
     FAILPOINT_MSG(X, REBUILD, "rebuild")                                                           \
+    FAILPOINT_MSG(X, MERGE_ANSWER, "merge_answer")                                                 \
     FAILPOINT_MSG(X, TXN_VOTE, "txn_vote")                                                         \
     FAILPOINT_MSG(X, OUTCOME, "outcome")                                                           \
     FAILPOINT_MSG(X, OUTCOME_ACK, "outcome_ack")                                                   \
@@ -125,6 +129,8 @@
     X(ENGINE_BUILT, "engine.build.done", false, "a new file is complete")                          \
     X(ENGINE_SPLIT_BEGIN, "engine.split.begin", true, "before the right side is made")             \
     X(ENGINE_SPLIT_DONE, "engine.split.done", false, "the right side's file is complete")          \
+    X(ENGINE_MERGE_BEGIN, "engine.merge.begin", true, "before a right side's rows are taken in")   \
+    X(ENGINE_MERGE_DONE, "engine.merge.done", false, "a right side's rows are in memory")          \
     X(ENGINE_REMOVE, "engine.remove.begin", false, "before files of a range are removed")          \
     X(ENGINE_REMOVED, "engine.remove.done", false, "files of a range are removed")                 \
     X(ENGINE_ASIDE, "engine.aside.begin", false, "before a damaged file is set aside")             \

@@ -33,6 +33,7 @@
 #define LIMIT_ENTRY_BYTES      (3 * MIB)  /* one log entry; fits a message */
 #define LIMIT_REPLICAS         7          /* members of one range */
 #define LIMIT_RANGES           10000      /* replicas a node opens */
+#define RANGE_MERGE_BYTES      (8 * MIB)  /* of the right side: copied while both stand still */
 #define RANGE_SPLIT_BYTES      (64 * MIB) /* a range's file, then it is split; a setting */
 #define LIMIT_APPEND_BYTES     (1 * MIB)  /* entries in one append message */
 #define LIMIT_INFLIGHT_APPENDS 64         /* pipelined append messages per follower and range */

@@ -55,7 +55,7 @@
     X(APPLIED_TWICE, 30, crash, "after a restart the last applied entry is applied again")         \
     X(HARD_STATE_RECYCLED, 40, disk,                                                               \
       "H3: a new segment repeats the ranges' terms, but not their votes")                          \
-    X(FAILED_SYNC_RETRIED, 30, disk, "H4: a failed sync of the log is tried again in place")       \
+    X(FAILED_SYNC_RETRIED, 150, disk, "H4: a failed sync of the log is tried again in place")      \
     X(ERROR_NOT_GATED, 20, answers, "D0: an error leaves before tt_after of what it shows")        \
     X(STATUS_EARLY, 20, answers,                                                                   \
       "D0: a transaction's status leaves before tt_after of its commit")                           \
@@ -70,7 +70,10 @@
     X(LOG_NOT_RELEASED, 50, any, "what a flush has made durable is not let go of in the log")      \
     X(TOMBSTONE_NOT_SEEN, 30, any, "D0: what a read did not return does not count as seen")        \
     X(REBUILD_FORGETS, 100, rot, "F2: a rebuilt replica forgets entries that it acknowledged")     \
-    X(DAMAGE_SENT_ON, 150, rot, "a damaged replica sends its rows on as if they were sound")
+    X(DAMAGE_SENT_ON, 150, rot, "a damaged replica sends its rows on as if they were sound")       \
+    X(MERGE_WAITS_FOR_NOBODY, 30, merge, "F3, C2: ranges merge with transactions in flight")       \
+    X(FROZEN_TIMES_OUT, 200, merge,                                                                \
+      "F3: the frozen side of a merge goes on by itself when it is not heard of")
 
 enum planted_bug {
 

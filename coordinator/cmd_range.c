@@ -12,15 +12,18 @@ static const struct config_option range_options[] = {SQL_CLIENT_OPTIONS};
 static const struct command_help range_help = {
     .usage = "spanlite range list [flags]\n"
              "       spanlite range split TABLE KEY... [flags]\n"
+             "       spanlite range merge RANGE NEIGHBOUR [flags]\n"
              "       spanlite range move RANGE FROM TO [flags]\n"
              "       spanlite range transfer-leader RANGE NODE [flags]",
     .about = "list              every range: its keys, replicas and leader\n"
              "split             cut a table's ranges at these primary keys; a key of several\n"
              "                  columns is one argument, \"1,'a'\"\n"
+             "merge             make two neighbouring ranges one; both need the same replicas\n"
              "move              move a range's replica from one node to another\n"
              "transfer-leader   ask a range's leader to hand over to another node",
     .example = "  spanlite range split accounts 250 500 750\n"
                "  spanlite range list --json\n"
+               "  spanlite range merge 4 5\n"
                "  spanlite range move 4 3 5\n"
                "  spanlite range transfer-leader 4 2",
     .options = range_options,
@@ -108,6 +111,24 @@ static int run_transfer(struct config *c)
     return code;
 }
 
+static int run_merge(struct config *c)
+{
+    char *sql;
+    int code;
+
+    if (complains_wide(c)) {
+        return COMMAND_USAGE;
+    }
+    if (config_arg_count(c) != 3 || !is_number(config_arg(c, 1)) || !is_number(config_arg(c, 2))) {
+        fputs("spanlite range: merge needs the numbers of two neighbouring ranges\n", stderr);
+        return COMMAND_USAGE;
+    }
+    sql = span_asprintf("ALTER RANGE %s MERGE WITH %s", config_arg(c, 1), config_arg(c, 2));
+    code = sql_client_run("range", c, sql, NULL);
+    span_free(sql);
+    return code;
+}
+
 static int run_move(struct config *c)
 {
     char *sql;
@@ -131,7 +152,7 @@ static int run_move(struct config *c)
 
 int cmd_range_main(int argc, char **argv)
 {
-    static const char *const verbs[] = {"list", "ls", "split", "move", "transfer-leader"};
+    static const char *const verbs[] = {"list", "ls", "split", "merge", "move", "transfer-leader"};
     struct config *c = config_new(range_options, range_help.option_count);
     int code = command_parse(&range_help, c, argc, argv, SPLIT_KEYS_MAX);
     const char *verb = config_arg(c, 0);
@@ -148,10 +169,9 @@ int cmd_range_main(int argc, char **argv)
     } else if (verb != NULL && strcmp(verb, "move") == 0) {
         code = run_move(c);
     } else if (verb != NULL && strcmp(verb, "merge") == 0) {
-        fputs("spanlite range: ranges cannot be merged yet\n", stderr);
-        code = COMMAND_FAILED;
+        code = run_merge(c);
     } else {
-        code = command_fail_verb("range", verb, verbs, 5);
+        code = command_fail_verb("range", verb, verbs, 6);
     }
 done:
     config_free(c);

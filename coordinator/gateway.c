@@ -181,6 +181,9 @@ void gateway_op(struct gateway *g, const struct tt_now *now, struct gateway_op *
     case GATEWAY_MOVE:
         admin_move(g, now, op);
         break;
+    case GATEWAY_MERGE:
+        admin_merge(g, now, op);
+        break;
     }
 }
 

@@ -95,6 +95,7 @@ enum gateway_op_kind {
     GATEWAY_SET,      /* op->u.set */
     GATEWAY_STATUS,   /* op->u.status */
     GATEWAY_MOVE,     /* op->u.move */
+    GATEWAY_MERGE,    /* op->u.merge */
 };
 
 /* One operation. The caller owns it and everything it points to, and does not touch it between the
@@ -137,6 +138,11 @@ struct gateway_op {
             bool
                 wish; /* somebody's words: what makes no sense is refused before anything is done */
         } move;
+
+        struct {
+            range_id left; /* neighbours, in either order */
+            range_id right;
+        } merge;
 
         struct {
             enum kv_show what;

@@ -571,6 +571,79 @@ void admin_move(struct gateway *g, const struct tt_now *now, struct gateway_op *
     move_send(j, now);
 }
 
+/* ---- merge ---- */
+
+static void merge_build(struct route_request *rr, struct range_request *q)
+{
+    const struct job *j = LIST_ENTRY(rr, struct job, rr);
+    q->op = OP_MERGE;
+    q->new_range = j->op->u.merge.right;
+}
+
+static void merge_send(struct job *j, const struct tt_now *now);
+
+static void merge_done(struct route_request *rr, const struct tt_now *now, span_status st,
+                       const struct range_response *resp)
+{
+    struct job *j = LIST_ENTRY(rr, struct job, rr);
+    if (st == SPAN_OK) {
+        router_learn(j->g->router, now, resp->descriptors, resp->descriptor_count, false);
+        job_end(j, now, SPAN_OK, NULL);
+        return;
+    }
+    if (resp != NULL && span_status_kind(st) == SPAN_KIND_RETRY && now->mono_ns < j->deadline_ns) {
+        job_again(j, now, merge_send); /* a hand-over, transactions in flight, a slow member */
+        return;
+    }
+    struct span_error err;
+    char why[200];
+    (void)span_fail(&err, st, "ranges %llu and %llu were not merged: %s",
+                    (unsigned long long)j->op->u.merge.left,
+                    (unsigned long long)j->op->u.merge.right, why_of(j, st, resp, why, sizeof why));
+    job_end(j, now, st, &err);
+}
+
+static void merge_send(struct job *j, const struct tt_now *now)
+{
+    j->rr = (struct route_request){
+        .range = j->op->u.merge.left,
+        .deadline_ns = j->deadline_ns,
+        .build = merge_build,
+        .done = merge_done,
+    };
+    route_send(j->g->router, now, &j->rr);
+}
+
+static bool are_neighbours(const struct dir_range *a, const struct dir_range *b)
+{
+    return a->end.size > 0 && slice_eq(buf_slice(&a->end), buf_slice(&b->start));
+}
+
+void admin_merge(struct gateway *g, const struct tt_now *now, struct gateway_op *op)
+{
+    struct span_error err = {0};
+    const struct dir_range *left = directory_by_id(&g->dir, op->u.merge.left);
+    const struct dir_range *right = directory_by_id(&g->dir, op->u.merge.right);
+    if (left == NULL || right == NULL) {
+        (void)span_fail(&err, SPAN_NOT_FOUND, "there is no range %llu",
+                        (unsigned long long)(left == NULL ? op->u.merge.left : op->u.merge.right));
+    } else if (are_neighbours(right, left)) {
+        op->u.merge.left = right->range;
+        op->u.merge.right = left->range;
+    } else if (!are_neighbours(left, right)) {
+        (void)span_fail(&err, SPAN_INVALID,
+                        "ranges %llu and %llu are no neighbours: one must begin where the other "
+                        "one ends",
+                        (unsigned long long)left->range, (unsigned long long)right->range);
+    }
+    if (err.code != SPAN_OK) {
+        op_complete(g, op, err.code, &err);
+        return;
+    }
+    struct job *j = job_new(g, JOB_MERGE, op, op->deadline_ns);
+    merge_send(j, now);
+}
+
 /* ---- status ---- */
 
 static void status_done(struct txn_status *s, const struct tt_now *now)

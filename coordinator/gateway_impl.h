@@ -36,6 +36,7 @@ enum job_kind {
     JOB_SETTINGS, /* start: stored settings are applied on this node */
     JOB_STATUS,
     JOB_MOVE,
+    JOB_MERGE,
     JOB_NODES, /* reads the node table, or changes it */
 };
 
@@ -121,6 +122,7 @@ void admin_status(struct gateway *g, const struct tt_now *now, struct gateway_op
 void admin_set(struct gateway *g, const struct tt_now *now, struct gateway_op *op);
 void admin_load_settings(struct gateway *g, const struct tt_now *now);
 void admin_move(struct gateway *g, const struct tt_now *now, struct gateway_op *op);
+void admin_merge(struct gateway *g, const struct tt_now *now, struct gateway_op *op);
 void counters_free(struct gateway *g);
 void job_again(struct job *j, const struct tt_now *now,
                void (*wake)(struct job *j, const struct tt_now *now));

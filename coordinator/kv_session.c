@@ -821,6 +821,15 @@ static span_status kv_move_replica(struct kv *kv, uint64_t range, uint32_t add, 
     return admin(s, GATEWAY_MOVE, err);
 }
 
+static span_status kv_merge_ranges(struct kv *kv, uint64_t left, uint64_t right,
+                                   struct span_error *err)
+{
+    struct kv_ses *s = ses_of(kv);
+    s->op->g.u.merge.left = left;
+    s->op->g.u.merge.right = right;
+    return timed_admin(s, GATEWAY_MERGE, err);
+}
+
 static span_status kv_show(struct kv *kv, enum kv_show what, struct kv_table *out,
                            struct span_error *err)
 {
@@ -953,6 +962,7 @@ static const struct kv_ops session_ops = {
     .split_at = kv_split_at,
     .transfer_leader = kv_transfer_leader,
     .move_replica = kv_move_replica,
+    .merge_ranges = kv_merge_ranges,
     .show = kv_show,
     .txn_status = kv_txn_status,
     .set_cluster = kv_set_cluster,

@@ -23,7 +23,7 @@ static const struct command commands[] = {
      cmd_check_main},
     {"node", "nodes of a running cluster: status, add, drain, decommission", "spanlite node status",
      cmd_node_main},
-    {"range", "ranges of a running cluster: list, split, move, transfer-leader",
+    {"range", "ranges of a running cluster: list, split, merge, move, transfer-leader",
      "spanlite range list", cmd_range_main},
     {"sim", "deterministic simulation: whole clusters with faults, on virtual time",
      "spanlite sim --seed 1 --seeds 100", sim_main},

@@ -52,6 +52,10 @@ uint64_t node_points_entry(uint8_t type)
         return log_bit(FP_LOG_SPLIT_SUBMIT);
     case RAFT_ENTRY_CONF:
         return log_bit(FP_LOG_CONF_SUBMIT);
+    case CMD_FREEZE:
+        return log_bit(FP_LOG_FREEZE_SUBMIT);
+    case CMD_MERGE:
+        return log_bit(FP_LOG_MERGE_SUBMIT);
     default:
         return 0;
     }
@@ -97,6 +101,8 @@ static uint64_t request_bit(uint8_t op)
         return msg_bit(FP_MSG_SPLIT_SEND);
     case OP_MEMBERS:
         return msg_bit(FP_MSG_MEMBERS_SEND);
+    case OP_MERGE:
+        return msg_bit(FP_MSG_MERGE_SEND);
     default:
         return 0;
     }
@@ -117,6 +123,8 @@ static uint64_t response_bit(uint8_t op)
         return msg_bit(FP_MSG_SPLIT_ANSWER_SEND);
     case OP_MEMBERS:
         return msg_bit(FP_MSG_MEMBERS_ANSWER_SEND);
+    case OP_MERGE:
+        return msg_bit(FP_MSG_MERGE_ANSWER_SEND);
     default:
         return 0;
     }

@@ -472,7 +472,8 @@ static bool take_number(struct sql_session *s, size_t *i, unsigned long long *ou
 /* What ALTER RANGE is to do with nodes. */
 struct range_change {
     bool transfer;
-    unsigned long long to;   /* new leader, or new replica; 0: none */
+    bool merge;
+    unsigned long long to;   /* new leader, or new replica, or the neighbour; 0: none */
     unsigned long long from; /* replica that goes; 0: none */
 };
 
@@ -485,6 +486,10 @@ static bool range_change(struct sql_session *s, size_t i, size_t last, struct ra
         sql_token_is(t, i + 2, "TO")) {
         i += 3;
         c->transfer = true;
+        ok = take_number(s, &i, &c->to);
+    } else if (sql_token_is(t, i, "MERGE") && sql_token_is(t, i + 1, "WITH")) {
+        i += 2;
+        c->merge = true;
         ok = take_number(s, &i, &c->to);
     } else if (sql_token_is(t, i, "MOVE") && sql_token_is(t, i + 1, "FROM")) {
         i += 2;
@@ -504,7 +509,7 @@ static bool range_change(struct sql_session *s, size_t i, size_t last, struct ra
 }
 
 /* ALTER RANGE n TRANSFER LEADER TO node | MOVE FROM node TO node | ADD REPLICA ON node | REMOVE
- * REPLICA FROM node */
+ * REPLICA FROM node | MERGE WITH n */
 static bool alter_range(struct sql_session *s, const struct sql_stmt *st, struct run_out *out)
 {
     struct span_error err = {0};
@@ -512,14 +517,11 @@ static bool alter_range(struct sql_session *s, const struct sql_stmt *st, struct
     unsigned long long range = 0;
     size_t i = st->first + 2;
     bool ok = take_number(s, &i, &range);
-    if (ok && sql_token_is(&s->tokens, i, "MERGE")) {
-        return refuse(s, "ranges cannot be merged yet", "Small ranges cost little; leave them.");
-    }
     if (!ok || !range_change(s, i, st->last, &c)) {
         sql_error_set(&s->err, "42601", "syntax error");
         sql_error_hint(&s->err,
                        "ALTER RANGE n TRANSFER LEADER TO node, MOVE FROM node TO node, ADD "
-                       "REPLICA ON node, or REMOVE REPLICA FROM node");
+                       "REPLICA ON node, REMOVE REPLICA FROM node, or MERGE WITH n");
         return false;
     }
     if (!outside(s, "ALTER RANGE")) {
@@ -527,6 +529,7 @@ static bool alter_range(struct sql_session *s, const struct sql_stmt *st, struct
     }
     span_status rs =
         c.transfer ? s->kv->ops->transfer_leader(s->kv, range, (uint32_t)c.to, &err)
+        : c.merge  ? s->kv->ops->merge_ranges(s->kv, range, c.to, &err)
                    : s->kv->ops->move_replica(s->kv, range, (uint32_t)c.to, (uint32_t)c.from, &err);
     return rs == SPAN_OK ? done(out, "ALTER RANGE") : session_fail(s, rs, &err);
 }

@@ -160,6 +160,9 @@ struct kv_ops {
     /* Adds a replica on a node, removes one, or both; 0: none. OK if it is so already. */
     span_status (*move_replica)(struct kv *kv, uint64_t range, uint32_t add, uint32_t remove,
                                 struct span_error *err);
+    /* Makes two neighbours one, whichever is named first. */
+    span_status (*merge_ranges)(struct kv *kv, uint64_t left, uint64_t right,
+                                struct span_error *err);
     span_status (*show)(struct kv *kv, enum kv_show what, struct kv_table *out,
                         struct span_error *err);
     span_status (*txn_status)(struct kv *kv, const char *id, enum kv_txn_outcome *out,

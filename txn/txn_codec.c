@@ -413,7 +413,7 @@ span_status msg_decode_request(struct slice body, struct arena *a, struct range_
     m->coordinator_node = dec_u32(&c);
     m->participants = dec_participants(&c, a, &m->participant_count);
     m->new_range = dec_u64(&c);
-    if (flags > 3 || m->lock > READ_LOCK_UPDATE || m->op < OP_READ || m->op > OP_MEMBERS) {
+    if (flags > 3 || m->lock > READ_LOCK_UPDATE || m->op < OP_READ || m->op > OP_MERGE) {
         return SPAN_PROTOCOL;
     }
     return finish(&c);
@@ -1002,6 +1002,51 @@ span_status cmd_decode_split(struct slice in, struct cmd_split *c)
     c->generation = dec_u64(&cur);
     c->floor = dec_ts(&cur);
     return c->key.size == 0 || c->right == 0 ? SPAN_PROTOCOL : finish(&cur);
+}
+
+void cmd_encode_freeze(struct buf *out, const struct cmd_freeze *c)
+{
+    enc_u8(out, COMMAND_VERSION);
+    enc_bool(out, c->undo);
+    enc_u64(out, c->left);
+    enc_u64(out, c->token);
+    enc_bytes(out, c->left_start);
+}
+
+span_status cmd_decode_freeze(struct slice in, struct cmd_freeze *c)
+{
+    struct cursor cur = command_of(in);
+    c->undo = dec_bool(&cur);
+    c->left = dec_u64(&cur);
+    c->token = dec_u64(&cur);
+    c->left_start = dec_key(&cur);
+    return c->left == 0 || c->token == 0 ? SPAN_PROTOCOL : finish(&cur);
+}
+
+void cmd_encode_merge(struct buf *out, const struct cmd_merge *c)
+{
+    enc_u8(out, COMMAND_VERSION);
+    enc_bool(out, c->undo);
+    enc_u64(out, c->right);
+    enc_u64(out, c->token);
+    enc_u64(out, c->generation);
+    enc_u64(out, c->freeze_index);
+    enc_u64(out, c->freeze_term);
+    enc_ts(out, c->floor);
+}
+
+span_status cmd_decode_merge(struct slice in, struct cmd_merge *c)
+{
+    struct cursor cur = command_of(in);
+    c->undo = dec_bool(&cur);
+    c->right = dec_u64(&cur);
+    c->token = dec_u64(&cur);
+    c->generation = dec_u64(&cur);
+    c->freeze_index = dec_u64(&cur);
+    c->freeze_term = dec_u64(&cur);
+    c->floor = dec_ts(&cur);
+    bool bad = c->right == 0 || c->token == 0 || c->generation <= c->token;
+    return bad ? SPAN_PROTOCOL : finish(&cur);
 }
 
 struct tt_ts cmd_peek_ts(uint8_t type, struct slice in)

@@ -75,6 +75,8 @@ enum command {
     CMD_MAINTAIN, /* watermark W (C3) and version-GC horizon (H8) */
     CMD_SPLIT,
     CMD_SPLIT_AHEAD, /* struct cmd_split: such a split will come; changes nothing */
+    CMD_FREEZE,      /* the right side of a merge: nothing changes it any more, or it goes on */
+    CMD_MERGE,       /* the left side of a merge: takes the frozen right side in, or never will */
 };
 
 struct cmd_open {
@@ -140,6 +142,23 @@ struct cmd_split {
     struct tt_ts floor;  /* >= the left's lease end: the right half's first floor (F1) */
 };
 
+struct cmd_freeze {
+    bool undo; /* the merge will never be: the range goes on */
+    range_id left;
+    uint64_t token;          /* the left side's generation when it began */
+    struct slice left_start; /* finds the left side, whatever it is called by then */
+};
+
+struct cmd_merge {
+    bool undo; /* the merge of this token will never be */
+    range_id right;
+    uint64_t token;        /* the left side's generation: with any other this entry is void */
+    uint64_t generation;   /* of the left side afterwards */
+    uint64_t freeze_index; /* the right side's state at this entry of its log, which every member */
+    uint64_t freeze_term;  /* holds durably */
+    struct tt_ts floor;    /* at or above all that either side gave out, read at or closed */
+};
+
 void cmd_encode_open(struct buf *out, const struct cmd_open *c);
 void cmd_encode_commit(struct buf *out, const struct cmd_commit *c);
 void cmd_encode_prepare(struct buf *out, const struct cmd_prepare *c);
@@ -148,6 +167,8 @@ void cmd_encode_outcome(struct buf *out, const struct cmd_outcome *c);
 void cmd_encode_resolved(struct buf *out, const struct cmd_resolved *c);
 void cmd_encode_maintain(struct buf *out, const struct cmd_maintain *c);
 void cmd_encode_split(struct buf *out, const struct cmd_split *c);
+void cmd_encode_freeze(struct buf *out, const struct cmd_freeze *c);
+void cmd_encode_merge(struct buf *out, const struct cmd_merge *c);
 
 SPAN_CHECKED span_status cmd_decode_open(struct slice in, struct cmd_open *c);
 SPAN_CHECKED span_status cmd_decode_commit(struct slice in, struct arena *a, struct cmd_commit *c);
@@ -160,6 +181,8 @@ SPAN_CHECKED span_status cmd_decode_resolved(struct slice in, struct arena *a,
                                              struct cmd_resolved *c);
 SPAN_CHECKED span_status cmd_decode_maintain(struct slice in, struct cmd_maintain *c);
 SPAN_CHECKED span_status cmd_decode_split(struct slice in, struct cmd_split *c);
+SPAN_CHECKED span_status cmd_decode_freeze(struct slice in, struct cmd_freeze *c);
+SPAN_CHECKED span_status cmd_decode_merge(struct slice in, struct cmd_merge *c);
 
 /* The timestamp of a CMD_COMMIT1, CMD_PREPARE or CMD_DECISION without decoding the rest; none when
  * malformed or an abort. */

@@ -38,6 +38,7 @@ enum msg_kind {
     MSG_PROBE,   /* replica that hears no leader -> every node: u64 range, u64 number: am I out? */
     MSG_GONE,    /* the range's leader -> such a replica: u64 range, the same number: it is */
     MSG_REBUILD, /* member with a damaged file -> leader: u64 range, u64 number for the snapshot */
+    MSG_MERGE,   /* between the sides of a merge: u64 range, shard/range/range_merge.c's words */
 };
 
 /* -- requests of a gateway to a range
@@ -56,6 +57,7 @@ enum range_op {
     OP_SPLIT,  /* split at spans[0].start; new_range is the right half's id */
     OP_TRANSFER, /* hand leadership to new_range (a node id) */
     OP_MEMBERS,  /* change members: new_range = RANGE_MEMBERS(node to add, node to remove) */
+    OP_MERGE,    /* take in the neighbour on the right, which must be new_range */
 };
 
 /* OP_MEMBERS: either may be 0. With RANGE_MEMBERS_CHECK nothing is changed: the answer says whether

@@ -11,6 +11,7 @@
 #define RESEND_MAX_NS  (4 * SEC_NS)
 #define ASK_RANGES_NS  (50 * MS_NS) /* between questions for unknown ranges */
 #define PATIENCE_NS    (8 * MS_NS)  /* with the own replica's safe time */
+#define GONE_NS        (2 * SEC_NS) /* no node knows a range's number for so long */
 #define HOPS_MAX       4
 #define CLASS_CONTROL  0 /* enum store_class */
 
@@ -202,10 +203,16 @@ static span_status attempt(struct router *r, const struct tt_now *now, struct ro
     }
     const struct dir_range *d = range_of(r, rr);
     if (d == NULL) {
+        /* A number that nobody knows any more is one of a range that became a part of another. */
+        rr->unknown_ns = rr->unknown_ns == 0 ? now->mono_ns + 1 : rr->unknown_ns;
+        if (rr->range != 0 && rr->unknown_ns + GONE_NS <= now->mono_ns) {
+            return SPAN_NOT_FOUND;
+        }
         router_ask_ranges(r, now);
         wait_a_little(r, now, rr);
         return SPAN_OK;
     }
+    rr->unknown_ns = 0;
     if (rr->box && (!dir_range_covers_span(d, rr->lo, rr->hi) ||
                     (rr->hi_point && !dir_range_covers(d, rr->hi)))) {
         return SPAN_STALE_DESCRIPTOR;
@@ -249,6 +256,7 @@ void route_send(struct router *r, const struct tt_now *now, struct route_request
     rr->id = r->next_id++;
     rr->node = 0;
     rr->unanswered = 0;
+    rr->unknown_ns = 0;
     rr->resend_ns = ROUTE_RESEND_NS;
     rr->backoff_ns = 0;
     rr->hops = 0;

@@ -66,9 +66,10 @@ struct route_request {
     uint64_t id;
     uint64_t resend_ns;
     uint64_t backoff_ns;
-    unsigned hops; /* immediate redirections since the last wait */
-    unsigned turn; /* round robin over members */
-    node_id tried; /* last node that refused */
+    uint64_t unknown_ns; /* since when no node knows its range; 0: it is known */
+    unsigned hops;       /* immediate redirections since the last wait */
+    unsigned turn;       /* round robin over members */
+    node_id tried;       /* last node that refused */
     bool in;
     bool waiting;               /* for its timer to be sent; else sent and waiting for an answer */
     span_status refused;        /* by the range's leader, as it could not serve then; OK: never */

@@ -133,7 +133,7 @@ void engine_set_horizon(struct engine *e, struct tt_ts horizon);
 struct tt_ts engine_horizon(const struct engine *e);
 /* Key bounds [start, end) of the range, an empty end meaning none. Rows outside are invisible at
  * once and deleted by later flushes a chunk at a time; local keys (0x00...) are not bound. Bounds
- * are flushed and only shrink: widening is UNSUPPORTED. */
+ * are flushed and only shrink here: widening is UNSUPPORTED (but see engine_merge). */
 SPAN_CHECKED span_status engine_set_bounds(struct engine *e, struct slice start, struct slice end);
 /* Newest timestamp of any version ever put or restored here; 0 if none (rule A1: a floor). */
 struct tt_ts engine_max_ts(const struct engine *e);
@@ -335,6 +335,22 @@ void engine_split_forget(struct engine *e);
  * engine_split_ahead made ready is used if it was for this split; else all of it is copied now.
  * WOULD_WAIT: the flusher is building it. */
 SPAN_CHECKED span_status engine_split(struct engine *e, const struct engine_split_spec *spec,
+                                      struct span_error *err);
+
+/* ---- merge -------------------------------------------------------------------------------------
+ */
+
+/* Whether rows outside the bounds may still lie in the file or in memory: engine_merge would make
+ * them visible. Flushes end that. */
+bool engine_is_trimming(const struct engine *e);
+/* About what engine_merge would have to copy out of this engine. */
+uint64_t engine_content_bytes(struct engine *e);
+/* Takes over all that `right` holds: versions of its keys, newer versions of local ones, not its
+ * meta rows. Its bounds begin where e's end, and e's end where right's did, afterwards. The rows go
+ * to memory, so that the next flush writes them with the applied index: `right` and its file must
+ * be kept until engine_applied_durable has reached it. Flushes of both may be under way. INVALID:
+ * not neighbours, or e is trimming. On an error e shows nothing new, and is trimming. */
+SPAN_CHECKED span_status engine_merge(struct engine *e, struct engine *right,
                                       struct span_error *err);
 
 #endif

@@ -343,6 +343,11 @@ static span_status dispatch(struct raft *r, const struct raft_event *ev, struct 
     case RAFT_EV_PEER_LOST:
         raft_on_peer_lost(r, ev->from);
         return SPAN_OK;
+    case RAFT_EV_COMMITTED:
+        if (raft_log_matches(&r->log, ev->u.known.index, ev->u.known.term)) {
+            raft_set_commit(r, ev->u.known.index);
+        }
+        return SPAN_OK;
     }
     return SPAN_INVALID;
 }

@@ -149,6 +149,7 @@ enum raft_event_type {
                                  */
     RAFT_EV_APPLIED,            /* index: the engine has applied this much */
     RAFT_EV_PEER_LOST,          /* from: its link broke; shortens no promise */
+    RAFT_EV_COMMITTED,          /* known: this entry is committed, as another range's log says */
 };
 
 struct raft_event {
@@ -187,6 +188,11 @@ struct raft_event {
             struct raft_conf conf; /* in force at index ... */
             raft_index conf_index; /* ... and the entry that set it */
         } installed;
+
+        struct {
+            raft_index index;
+            raft_term term;
+        } known;
 
         raft_index index;
     } u;

@@ -257,7 +257,7 @@ span_status raft_on_installed(struct raft *r, const struct raft_event *ev, struc
 {
     raft_index index = ev->u.installed.index;
     raft_term term = ev->u.installed.term;
-    if (r->role == RAFT_LEADER || index <= r->handed || term == 0 ||
+    if (r->role == RAFT_LEADER || index <= r->applied || term == 0 ||
         ev->u.installed.conf_index > index) {
         return SPAN_INVALID;
     }
@@ -276,7 +276,9 @@ span_status raft_on_installed(struct raft *r, const struct raft_event *ev, struc
         up->log_dropped = true;
     }
     raft_confs_install(r, &ev->u.installed.conf, ev->u.installed.conf_index, index);
-    r->applied = r->handed = index;
+    /* The owner may have been handed more than it could apply: it goes on from here. */
+    r->applied = index;
+    r->handed = r->handed > index ? r->handed : index;
     if (r->stable < index) {
         r->stable = index; /* the snapshot itself is durable */
     }

@@ -282,7 +282,7 @@ void store_balance(struct store *s, const struct tt_now *now)
          * first. */
         uint64_t settled_ns = r->txns.count == 0 ? PEER_SETTLED_NS / 2 : BUSY_SETTLED_NS;
         if (replica_may_serve(r, now) && r->served_since_ns + settled_ns < now->mono_ns &&
-            r->transfer_to == 0 && r->split_key.size == 0 && !replica_member_busy(r) &&
+            r->transfer_to == 0 && !replica_is_changing(r) && !replica_member_busy(r) &&
             raft_conf_is_voter(raft_conf(r->raft, NULL), to) && raft_peer(r->raft, to, &info) &&
             !info.probing && info.match + 1000 > raft_last_index(r->raft)) {
             r->transfer_to = to;

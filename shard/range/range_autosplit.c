@@ -83,7 +83,7 @@ void store_autosplit(struct store *s, const struct tt_now *now)
         struct replica *r = s->by_key[i];
         /* Range 1 stays whole: it is small, and what needs it must find it. */
         if (!r->leading || r->id == 1 || !replica_may_serve(r, now) || r->cut_wanted ||
-            r->split_key.size > 0 || now->mono_ns < r->cut_look_ns) {
+            replica_is_changing(r) || now->mono_ns < r->cut_look_ns) {
             continue;
         }
         if (r->cut_at.size == 0 && !is_large(s, r)) {
@@ -99,7 +99,7 @@ bool store_split_wanted(const struct store *s, struct slice *key)
 {
     for (size_t i = 0; i < s->by_key_count; i++) {
         const struct replica *r = s->by_key[i];
-        if (r->leading && r->cut_wanted && r->split_key.size == 0 && !replica_member_busy(r)) {
+        if (r->leading && r->cut_wanted && !replica_is_changing(r) && !replica_member_busy(r)) {
             *key = buf_slice(&r->cut_at);
             return true;
         }

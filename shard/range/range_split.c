@@ -98,15 +98,16 @@ void replica_op_split(struct replica *r, const struct tt_now *now, struct slice 
         replica_respond(r, q, &resp);
         return;
     }
-    if (r->split_key.size > 0 || r->transfer_to != 0) {
-        replica_refuse(r, q, SPAN_OVERLOADED, "the range is being split or handed over; try again");
+    if (replica_is_changing(r) || r->transfer_to != 0) {
+        replica_refuse(r, q, SPAN_OVERLOADED,
+                       "the range is being split, merged or handed over; try again");
         return;
     }
     if (replica_member_busy(r)) {
         replica_refuse(r, q, SPAN_OVERLOADED, "the range's members are being changed; try again");
         return;
     }
-    if (store_replica(r->store, q->new_range) != NULL) {
+    if (store_knows_range(r->store, q->new_range)) { /* also that of a split that a merge undid */
         replica_refuse(r, q, SPAN_EXISTS, "the new range's id is in use");
         return;
     }
@@ -142,7 +143,7 @@ static void begin_ahead(struct replica *r, const struct tt_now *now, const struc
     store_mark_dirty(r->store, r);
 }
 
-static void forget_ahead(struct replica *r)
+void replica_split_forget(struct replica *r)
 {
     engine_split_forget(r->engine);
     r->ahead_until_ns = 0;
@@ -156,7 +157,7 @@ void replica_apply_split_ahead(struct replica *r, const struct tt_now *now,
     if (index > r->restored_last && is_inner_key(r, c->key) &&
         store_replica(r->store, c->right) == NULL && !store_orphan_known(r->store, c->right) &&
         !store_orphan_gone(r->store, c->right) && !store_orphan_damaged(r->store, c->right) &&
-        !store_embryo_known(r->store, c->right)) {
+        !store_embryo_known(r->store, c->right) && !store_is_merged(r->store, c->right)) {
         begin_ahead(r, now, c);
     }
 }
@@ -165,7 +166,7 @@ void replica_split_tick(struct replica *r, const struct tt_now *now)
 {
     if (r->ahead_until_ns != 0 && r->engine != NULL &&
         (now->mono_ns >= r->ahead_until_ns || engine_memory_bytes(r->engine) > AHEAD_MEMORY)) {
-        forget_ahead(r);
+        replica_split_forget(r);
     }
 }
 
@@ -198,7 +199,7 @@ bool replica_split_in_the_way(struct replica *r, range_id right)
     if (running || r->apply_wait_from != 0) {
         return true;
     }
-    forget_ahead(r);
+    replica_split_forget(r);
     return false;
 }
 
@@ -257,7 +258,7 @@ static bool ahead_step(struct replica *r, const struct tt_now *now)
         }
     } else if (state == ENGINE_AHEAD_FAILED) {
         bool full = engine_split_ahead_status(r->engine) == SPAN_NO_SPACE;
-        forget_ahead(r);
+        replica_split_forget(r);
         answer_split(r, full ? SPAN_NO_SPACE : SPAN_OVERLOADED,
                      full ? "there is no room for the right side's file"
                           : "the right side's file could not be built; try again");
@@ -302,13 +303,12 @@ static bool records_in_flight(const struct replica *r)
     return false;
 }
 
-/* A change of members that is not applied: it raises the generation, which the split's command
- * names. */
-static bool conf_in_flight(const struct replica *r)
+/* Not applied, and a command that names the generation would come too late. */
+bool replica_generation_moves(const struct replica *r)
 {
     raft_index newest;
     (void)raft_conf(r->raft, &newest);
-    return raft_applied(r->raft) < newest;
+    return raft_applied(r->raft) < newest || raft_applied(r->raft) < r->undo_index;
 }
 
 void replica_split_step(struct replica *r, const struct tt_now *now)
@@ -316,7 +316,7 @@ void replica_split_step(struct replica *r, const struct tt_now *now)
     if (r->split_key.size == 0 || r->split_proposed || (r->split_ahead && !ahead_step(r, now))) {
         return;
     }
-    if (!replica_may_serve(r, now) || records_in_flight(r) || conf_in_flight(r)) {
+    if (!replica_may_serve(r, now) || records_in_flight(r) || replica_generation_moves(r)) {
         if (now->mono_ns >= r->split_deadline_ns) {
             answer_split(r, SPAN_OVERLOADED,
                          "the split was put off: transactions in flight did not end; try again");
@@ -409,6 +409,11 @@ static span_status right_state(struct replica *r, const struct cmd_split *c, str
     enc_u64(&b, r->watermark.ns);
     enc_u64(&b, tt_max(r->applied_ts, c->floor).ns);
     add_row(m, slice_str("vals"), &b);
+    for (size_t i = 0; i < r->merged_count; i++) { /* by no entry of its own log */
+        char key[MERGED_KEY_BYTES];
+        struct slice k = replica_merged_row(key, &b, r->merged[i].range, 0);
+        add_row(m, k, &b);
+    }
     struct encode_outcomes x = {outcome_table_new(), SPAN_OK};
     outcome_table_each(r->outcomes, copy_outcome, &x);
     uint64_t block;
@@ -489,10 +494,11 @@ span_status replica_apply_split(struct replica *r, const struct tt_now *now,
     struct replica *right = store_replica(r->store, c->right);
     span_status st = SPAN_OK;
     struct right_meta m = {0};
-    /* Replayed by a node that has left the right side since: it must not come back with an empty
-     * log (rule F1). */
+    /* Replayed by a node that has left the right side since, or where it has become a part of
+     * another range: it must not come back with an empty log (rule F1). */
     bool gone = right == NULL &&
-                (store_orphan_gone(r->store, c->right) || store_orphan_damaged(r->store, c->right));
+                (store_orphan_gone(r->store, c->right) ||
+                 store_orphan_damaged(r->store, c->right) || store_is_merged(r->store, c->right));
     if (right == NULL && !gone) {
         st = wait_for_right(r, now, c, index);
         if (st == SPAN_OK && r->split_built != c->right) {

@@ -8,6 +8,7 @@
 
 #define APPLY_RETRY_NS (200 * MS_NS) /* a split that found no room */
 #define AHEAD_RETRY_NS (MS_NS / 2)   /* one that waits for its right side */
+#define MERGE_RETRY_NS (10 * MS_NS)  /* a merge whose right side is not there yet */
 
 struct replica *replica_new(struct store *s, range_id id)
 {
@@ -90,6 +91,8 @@ void replica_free(struct replica *r)
     buf_deinit(&r->split_request);
     buf_deinit(&r->member_request);
     buf_deinit(&r->cut_at);
+    buf_deinit(&r->merge_request);
+    replica_forget_merge(r);
     span_free(r);
 }
 
@@ -153,7 +156,10 @@ void replica_learn(struct replica *r, struct tt_ts ts)
 
 bool replica_may_serve(const struct replica *r, const struct tt_now *now)
 {
-    return r->serving && !r->releasing && !r->broken && raft_is_ready(r->raft, now);
+    if (r->apply_wait_from != 0 && r->apply_wait_merge) {
+        return false; /* what it would propose lies behind a merge that it has not seen */
+    }
+    return r->serving && !r->releasing && !r->frozen && !r->broken && raft_is_ready(r->raft, now);
 }
 
 struct tt_ts replica_safe_time(const struct replica *r)
@@ -200,15 +206,19 @@ static void persist(struct replica *r, const struct raft_update *up)
     store_note_persist(r->store, r, up->persist_seq, r->lazy_step);
 }
 
-/* A split makes a file, and the disk may be full or failing just now. What is committed stays so:
- * it is tried again until it succeeds, and somebody else leads meanwhile. */
+/* A split makes a file, and the disk may be full or failing just now; a merge needs its right side
+ * here. What is committed stays so: it is tried again until it succeeds, and somebody else leads
+ * meanwhile. */
 static void apply_later(struct replica *r, const struct tt_now *now, uint64_t from, uint64_t to,
-                        bool ahead)
+                        bool ahead, bool merge)
 {
     r->apply_wait_from = from;
     r->apply_wait_to = to;
     r->apply_wait_ahead = ahead;
-    r->apply_retry_ns = now->mono_ns + (ahead ? AHEAD_RETRY_NS : APPLY_RETRY_NS);
+    r->apply_wait_merge = merge;
+    r->apply_retry_ns = now->mono_ns + (ahead   ? AHEAD_RETRY_NS
+                                        : merge ? MERGE_RETRY_NS
+                                                : APPLY_RETRY_NS);
     if (ahead) {
         return; /* the flusher is at it */
     }
@@ -227,9 +237,11 @@ static void apply_range(struct replica *r, const struct tt_now *now, uint64_t fr
         const struct raft_entry *e = raft_entry_at(r->raft, i);
         INVARIANT(e != NULL);
         span_status st = replica_apply(r, now, e);
-        if (e->type == CMD_SPLIT &&
-            (st == SPAN_NO_SPACE || st == SPAN_IO || st == SPAN_WOULD_WAIT)) {
-            apply_later(r, now, i, to, st == SPAN_WOULD_WAIT);
+        bool wait = st == SPAN_WOULD_WAIT;
+        bool split = e->type == CMD_SPLIT && (st == SPAN_NO_SPACE || st == SPAN_IO || wait);
+        bool merge = e->type == CMD_MERGE && (st == SPAN_IO || wait);
+        if (split || merge) {
+            apply_later(r, now, i, to, split && wait, merge);
             if (i == from) {
                 return;
             }
@@ -494,6 +506,8 @@ static void rebuild_locks(struct replica *r, const struct tt_now *now, struct rt
 static void start_serving(struct replica *r, const struct tt_now *now)
 {
     r->serving = true;
+    r->frozen_ask_ns = now->mono_ns;
+    r->frozen_tries = 0;
     r->served_since_ns = now->mono_ns;
     r->rerun_lease = true;
     size_t pos = 0;
@@ -532,7 +546,8 @@ static void answer_parked(struct replica *r, struct list *l)
         struct rparked *p = LIST_ENTRY(it, struct rparked, node);
         struct range_request q;
         if (msg_decode_request(buf_slice(&p->body), &a, &q) == SPAN_OK) {
-            replica_refuse(r, &q, SPAN_NOT_LEADER, "");
+            replica_refuse(r, &q, r->absorbed_by != 0 ? SPAN_STALE_DESCRIPTOR : SPAN_NOT_LEADER,
+                           "");
         }
         arena_clear(&a);
     }
@@ -572,6 +587,7 @@ void replica_leader_stop(struct replica *r, const struct tt_now *now)
     r->resolved_count = 0;
     buf_clear(&r->resolved);
     replica_split_cancel(r);
+    replica_merge_cancel(r);
     replica_member_cancel(r);
     replica_autosplit_reset(r);
     size_t pos = 0;
@@ -630,7 +646,11 @@ static void transfer_step(struct replica *r, const struct tt_now *now)
     if (r->transfer_to == 0 || !r->leading || raft_has_released(r->raft)) {
         return;
     }
-    if (r->serving && raft_is_ready(r->raft, now) && (r->split_key.size == 0 || r->split_ahead)) {
+    bool changing =
+        (r->split_key.size > 0 && !r->split_ahead) || r->merge_right != 0 || r->merge_left != 0;
+    /* One that can not serve because an entry waits to be applied here hands over, too. */
+    bool stuck = r->apply_wait_from != 0 && r->apply_wait_merge;
+    if ((stuck || (r->serving && raft_is_ready(r->raft, now))) && !changing) {
         r->releasing = true;
         struct raft_event ev = {.type = RAFT_EV_TRANSFER,
                                 .u.transfer = {.target = r->transfer_to, .release = r->floor}};
@@ -736,6 +756,8 @@ void replica_tick(struct replica *r, const struct tt_now *now)
     replica_split_tick(r, now);
     if (r->leading) {
         replica_split_step(r, now);
+        replica_merge_step(r, now);
+        replica_frozen_step(r, now);
         replica_member_step(r, now);
         if (r->leading && r->resolved_count >= 64) {
             replica_propose_resolved(r, now);
@@ -747,14 +769,16 @@ void replica_tick(struct replica *r, const struct tt_now *now)
     replica_maybe_flush(r, now);
 }
 
-/* When a split under way is looked at next. While its right side is built ahead that is not "so
- * long after now": the range is busy, and each event would put it off. */
-static uint64_t split_look_ns(struct replica *r, const struct tt_now *now)
+/* When a split or a merge under way is looked at next. While a right side is built ahead, and in a
+ * merge, that is not "so long after now": the range is busy, and each event would put it off. */
+static uint64_t look_at_change_ns(struct replica *r, const struct tt_now *now)
 {
-    if (!r->serving || r->split_key.size == 0 || r->split_proposed) {
+    bool splits = r->serving && r->split_key.size > 0 && !r->split_proposed;
+    if (!splits && r->merge_right == 0) {
         return UINT64_MAX;
     }
-    if (!r->split_ahead || r->look_ns == 0) {
+    bool soon = splits && !r->split_ahead;
+    if (soon || r->look_ns == 0) {
         r->look_ns = now->mono_ns + SPLIT_LOOK_NS;
     }
     return r->look_ns;
@@ -792,8 +816,11 @@ void replica_schedule(struct replica *r, const struct tt_now *now)
         if (work && r->maintain_at_ns < at) {
             at = r->maintain_at_ns;
         }
+        if (r->frozen && r->frozen_ask_ns < at) {
+            at = r->frozen_ask_ns;
+        }
     }
-    uint64_t look = split_look_ns(r, now);
+    uint64_t look = look_at_change_ns(r, now);
     if (look < at) {
         at = look;
     }
@@ -869,6 +896,10 @@ void replica_settle(struct replica *r, const struct tt_now *now)
     }
     if (r->resolved_count >= 256) {
         replica_propose_resolved(r, now);
+    }
+    struct replica *left = r->merge_left != 0 ? store_replica(r->store, r->merge_left) : r;
+    if (left != NULL && left->merge_right != 0) {
+        replica_merge_step(left, now);
     }
     replica_maybe_flush(r, now);
     look_for_damage(r, now); /* a request that ran again may have met it */

@@ -9,7 +9,7 @@
  * status 2PC messages -> replica_2pc.c     votes, outcomes, queries, wounds Raft messages,
  * heartbeats, PERSISTED -> replica.c -> raft_step -> committed entries
  *                                           `-> replica_apply.c -> engine, outcomes, answers
- *   split                              range_split.c
+ *   split, merge                       range_split.c, range_merge.c
  *
  * Invariants: a timestamp is chosen in the step that proposes its record and lies above the floor,
  * above what the transaction has seen, and below the lease end (A1, A2, A4); a transaction has one
@@ -139,6 +139,17 @@ struct schema_version {
 
 struct replica_birth;
 
+enum merge_step {
+    MERGE_DRAINS,  /* new records are held back on both sides until none is in flight */
+    MERGE_FREEZES, /* CMD_FREEZE is proposed on the right, until all members hold it */
+    MERGE_ENDS,    /* CMD_MERGE is proposed on the left */
+};
+
+struct merged_range {
+    range_id range;
+    uint64_t index;
+};
+
 struct replica {
     struct store *store;
     range_id id;
@@ -156,6 +167,7 @@ struct replica {
     uint64_t apply_wait_to;
     uint64_t apply_retry_ns;
     bool apply_wait_ahead; /* it waits for that file to be built by the flusher */
+    bool apply_wait_merge; /* it is a merge that waits, for its right side or for a flush */
     range_id split_built;  /* the right side whose file the waiting split has made already */
 
     /* replicated descriptor */
@@ -231,6 +243,33 @@ struct replica {
         *ahead_job; /* waits before its next piece; a flush is under way all the time */
     uint64_t ahead_job_at_ns;
     range_id ahead_tried; /* the committed split that waited for it */
+
+    /* merge in progress: at the left side's leader, whose node leads both */
+    range_id merge_right; /* 0: none */
+    enum merge_step merge_step;
+    uint64_t merge_token; /* the generation when it began */
+    uint64_t merge_deadline_ns;
+    struct buf merge_request;
+    uint64_t undo_index; /* last CMD_MERGE proposed here that says never */
+    range_id merge_left; /* at the right side's leader: who drives it; 0: nobody here */
+
+    /* replicated, right side of a merge: nothing is changed here any more (rule F3) */
+    bool frozen;
+    range_id frozen_left;
+    uint64_t frozen_token;
+    raft_index frozen_index;
+    raft_term frozen_term;
+    struct buf frozen_start; /* of the left side */
+    uint64_t frozen_ask_ns;  /* leader: whether it has come to nothing is asked then */
+    unsigned frozen_tries;
+
+    /* replicated, left side: the ranges it took in, and by which entry of this log */
+    struct merged_range *merged;
+    size_t merged_count;
+
+    /* taken in by this range, by that entry of its log: goes when that is durable there */
+    range_id absorbed_by;
+    uint64_t absorbed_at;
 
     /* automatic split (leader): how far back from the end the walk has come */
     struct buf cut_at;
@@ -335,6 +374,9 @@ void replica_propose_resolved(struct replica *r, const struct tt_now *now);
 /* Row of a sealed block of outcomes; borrows out. */
 struct slice replica_outcome_key(char out[OUTCOME_KEY_BYTES], uint64_t block);
 void replica_meta_descriptor_put(struct replica *r);
+/* A decision that not all participants have, as its record says. */
+SPAN_CHECKED span_status replica_take_decided(struct replica *r, struct slice record,
+                                              struct rtxn **out);
 SPAN_CHECKED span_status replica_load_meta(struct replica *r, struct span_error *err);
 SPAN_CHECKED span_status replica_open_engine(struct replica *r, bool create,
                                              struct span_error *err);
@@ -463,6 +505,43 @@ void replica_split_peer_ready(struct replica *r, node_id node);
 bool replica_split_is_ready(const struct replica *r);
 /* Whether a snapshot of that range would meet the file being built here. */
 bool replica_split_in_the_way(struct replica *r, range_id right);
+/* No split comes, or another one: what was built ahead goes. */
+void replica_split_forget(struct replica *r);
+/* A change that raises the generation is on its way (members, a merge that is given up). */
+bool replica_generation_moves(const struct replica *r);
+
+/* ---- range_merge.c ---- */
+void replica_op_merge(struct replica *r, const struct tt_now *now, struct slice body,
+                      const struct range_request *q);
+/* At the left side's leader: the next step, if it can be taken. */
+void replica_merge_step(struct replica *r, const struct tt_now *now);
+/* Leadership of one of the sides ends. */
+void replica_merge_cancel(struct replica *r);
+/* Whether a commit request must wait until the sides of a merge have come to rest. */
+bool replica_merge_holds_back(const struct replica *r, const struct range_request *q);
+/* Frozen, or about to be, or about to take another in: nothing may be proposed (rule C2). */
+bool replica_is_sealed(const struct replica *r);
+/* Splits, merges: no other change of the range may begin. */
+bool replica_is_changing(const struct replica *r);
+/* At the frozen side's leader: asks whether the merge has come to nothing. */
+void replica_frozen_step(struct replica *r, const struct tt_now *now);
+SPAN_CHECKED span_status replica_apply_freeze(struct replica *r, const struct tt_now *now,
+                                              const struct cmd_freeze *c,
+                                              const struct raft_entry *e);
+/* WOULD_WAIT: to be applied later. */
+SPAN_CHECKED span_status replica_apply_merge(struct replica *r, const struct tt_now *now,
+                                             const struct cmd_merge *c, uint64_t index);
+void store_on_merge(struct store *s, const struct tt_now *now, node_id from, struct slice body);
+#define MERGED_KEY_BYTES 32
+/* Row of a range that was taken in; borrows key. */
+struct slice replica_merged_row(char key[MERGED_KEY_BYTES], struct buf *value, range_id range,
+                                uint64_t index);
+/* Is the range one that this one took in, or that what it was split from took in? */
+bool replica_has_merged(const struct replica *r, range_id range);
+/* What was loaded says that these replicas' ranges were taken in: they go. */
+void replica_drop_merged(struct replica *r, const struct tt_now *now);
+SPAN_CHECKED span_status replica_load_merge(struct replica *r);
+void replica_forget_merge(struct replica *r);
 
 /* ---- range_autosplit.c ---- */
 void replica_autosplit_reset(struct replica *r);
@@ -476,7 +555,9 @@ bool replica_member_start(struct replica *r, const struct tt_now *now, node_id a
 void replica_member_step(struct replica *r, const struct tt_now *now);
 void replica_member_cancel(struct replica *r);
 SPAN_CHECKED span_status replica_apply_conf(struct replica *r, struct slice payload);
-void replica_on_probe(struct replica *r, const struct tt_now *now, node_id from, uint64_t number);
+/* `range`: this one, or one that it took in. */
+void replica_on_probe(struct replica *r, const struct tt_now *now, node_id from, range_id range,
+                      uint64_t number);
 
 /* ---- replica_snapshot.c ---- */
 void replica_snapshot_wanted(struct replica *r, const struct tt_now *now, node_id to);
@@ -524,10 +605,22 @@ const struct store_config *store_cfg(const struct store *s);
 struct replica *store_replica(const struct store *s, range_id id);
 struct replica *store_replica_at(const struct store *s, struct slice key);
 void store_add_replica(struct store *s, struct replica *r);
+/* r, taken in by `left`, is no range any more. Its files and records stay until `left` holds the
+ * entry durably. */
+void store_absorb(struct store *s, const struct tt_now *now, struct replica *r,
+                  const struct replica *left, uint64_t index);
+/* Where a message about the range of this key goes: the replica when it leads here, else NULL and
+ * who is asked next, or 0. */
+struct replica *store_leader_of(struct store *s, struct slice key, uint8_t *hops, node_id *forward);
+void store_leave(struct store *s, struct replica *r); /* it is out: goes soon */
 /* Removes files once everything persisted in this turn is durable. */
 void store_remove_after_persist(struct store *s, struct replica *r,
                                 const struct engine_options *files);
 void store_born(struct store *s, struct replica *r); /* its first tick is due */
+/* Another range has it in itself: nothing brings it back. */
+bool store_is_merged(const struct store *s, range_id id);
+/* A range of this number is here, was here, or became a part of another: it is not given again. */
+bool store_knows_range(const struct store *s, range_id id);
 /* Log state of a range that the WAL knows and no file or split has brought to life yet (rule F1).
  */
 bool store_orphan_known(const struct store *s, range_id id);
@@ -537,6 +630,8 @@ void store_orphan_drop(struct store *s, range_id id);
 /* A replica of it was here and was removed: neither a split replayed nor anything but a snapshot
  * brings it back. */
 bool store_orphan_gone(const struct store *s, range_id id);
+/* It became a part of another range: its damaged replica here is not rebuilt any more. */
+void store_rebuild_drop(struct store *s, range_id id);
 /* A replica of it was here, its file is damaged, and it waits for a snapshot. */
 bool store_orphan_damaged(const struct store *s, range_id id);
 uint64_t store_orphan_generation(const struct store *s, range_id id); /* of that file, else 0 */

@@ -373,6 +373,16 @@ span_status replica_apply(struct replica *r, const struct tt_now *now, const str
         }
         return st;
     }
+    case CMD_FREEZE: {
+        struct cmd_freeze c;
+        span_status st = cmd_decode_freeze(payload, &c);
+        return st == SPAN_OK ? replica_apply_freeze(r, now, &c, e) : st;
+    }
+    case CMD_MERGE: {
+        struct cmd_merge c;
+        span_status st = cmd_decode_merge(payload, &c);
+        return st == SPAN_OK ? replica_apply_merge(r, now, &c, e->index) : st;
+    }
     default:
         return SPAN_CORRUPT;
     }

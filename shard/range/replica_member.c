@@ -156,7 +156,7 @@ static void step_remove(struct replica *r, const struct tt_now *now, struct raft
 void replica_member_step(struct replica *r, const struct tt_now *now)
 {
     bool serves = replica_may_serve(r, now) || PLANTED(MEMBERS_TOO_EARLY);
-    if (!r->leading || !replica_member_busy(r) || r->split_key.size > 0 || r->transfer_to != 0 ||
+    if (!r->leading || !replica_member_busy(r) || replica_is_changing(r) || r->transfer_to != 0 ||
         !serves) {
         return;
     }
@@ -184,7 +184,7 @@ void replica_member_step(struct replica *r, const struct tt_now *now)
 
 bool replica_member_start(struct replica *r, const struct tt_now *now, node_id add, node_id remove)
 {
-    if (!replica_may_serve(r, now) || replica_member_busy(r) || r->split_key.size > 0 ||
+    if (!replica_may_serve(r, now) || replica_member_busy(r) || replica_is_changing(r) ||
         r->transfer_to != 0) {
         return false;
     }
@@ -264,8 +264,9 @@ void replica_op_members(struct replica *r, const struct tt_now *now, struct slic
         }
         return;
     }
-    if (r->split_key.size > 0 || r->transfer_to != 0) {
-        replica_refuse(r, q, SPAN_OVERLOADED, "the range is being split or handed over; try again");
+    if (replica_is_changing(r) || r->transfer_to != 0) {
+        replica_refuse(r, q, SPAN_OVERLOADED,
+                       "the range is being split, merged or handed over; try again");
         return;
     }
     /* The same change again (its answer was lost, or placement began it): this one is answered. */
@@ -311,7 +312,8 @@ span_status replica_apply_conf(struct replica *r, struct slice payload)
     return r->broken ? SPAN_IO : SPAN_OK;
 }
 
-void replica_on_probe(struct replica *r, const struct tt_now *now, node_id from, uint64_t number)
+void replica_on_probe(struct replica *r, const struct tt_now *now, node_id from, range_id range,
+                      uint64_t number)
 {
     if (!replica_may_serve(r, now) || raft_conf_has(raft_conf(r->raft, NULL), from) ||
         raft_conf_has(raft_committed_conf(r->raft, NULL), from)) {
@@ -319,5 +321,5 @@ void replica_on_probe(struct replica *r, const struct tt_now *now, node_id from,
     }
     struct buf *b = store_scratch(r->store);
     enc_u64(b, number);
-    msg_encode_range_bytes(store_out(r->store, from, STORE_CONTROL), MSG_GONE, r->id, buf_slice(b));
+    msg_encode_range_bytes(store_out(r->store, from, STORE_CONTROL), MSG_GONE, range, buf_slice(b));
 }

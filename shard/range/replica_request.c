@@ -202,11 +202,6 @@ static bool covered(const struct replica *r, const struct range_request *q)
     return q->anchor.size == 0 || replica_covers(r, q->anchor);
 }
 
-static bool op_is_admin(uint8_t op)
-{
-    return op == OP_SPLIT || op == OP_TRANSFER || op == OP_MEMBERS;
-}
-
 /* Work that frees locks is never refused for load (rule I5). */
 static bool overloaded(const struct replica *r, const struct range_request *q)
 {
@@ -273,10 +268,10 @@ void replica_request(struct replica *r, const struct tt_now *now, struct slice b
         replica_refuse(r, q, SPAN_OVERLOADED, "");
         return;
     }
-    if (r->split_key.size > 0 && !r->split_ahead && !op_is_admin(q->op) && q->op != OP_RELEASE &&
-        q->op != OP_STATUS &&
-        (q->op == OP_COMMIT1 || q->op == OP_PREPARE || q->op == OP_COORDINATE)) {
-        /* Rule C2: new records are held back while a split waits for those in flight. */
+    bool commits = q->op == OP_COMMIT1 || q->op == OP_PREPARE || q->op == OP_COORDINATE;
+    bool split = r->split_key.size > 0 && !r->split_ahead;
+    if (commits && (split || replica_merge_holds_back(r, q))) {
+        /* Rule C2: new records are held back while a split or a merge waits for those in flight. */
         replica_park(r, now, body, q, RPARK_LEASE, NULL);
         return;
     }
@@ -310,6 +305,9 @@ void replica_request(struct replica *r, const struct tt_now *now, struct slice b
         break;
     case OP_MEMBERS:
         replica_op_members(r, now, body, q);
+        break;
+    case OP_MERGE:
+        replica_op_merge(r, now, body, q);
         break;
     default:
         replica_refuse(r, q, SPAN_INVALID, "unknown operation");

@@ -123,6 +123,15 @@ static bool next_chunk(struct replica *r, const struct tt_now *now, struct repli
     return true;
 }
 
+static uint64_t last_merge(const struct replica *r)
+{
+    uint64_t last = 0;
+    for (size_t i = 0; i < r->merged_count; i++) {
+        last = r->merged[i].index > last ? r->merged[i].index : last;
+    }
+    return last;
+}
+
 static struct replica_sending *stream_to(const struct replica *r, node_id to)
 {
     struct replica_sending *s = r->sending;
@@ -160,9 +169,18 @@ static void stream(struct replica *r, const struct tt_now *now, node_id to, uint
 
 void replica_snapshot_wanted(struct replica *r, const struct tt_now *now, node_id to)
 {
-    if (stream_to(r, to) == NULL) {
-        stream(r, now, to, 0);
+    if (stream_to(r, to) != NULL) {
+        return;
     }
+    if (engine_applied_flushed(r->engine) < last_merge(r)) {
+        /* Its receiver would have to take in a right side that it may not have: not before the file
+         * holds the merge. */
+        struct raft_event ev = {.type = RAFT_EV_SNAPSHOT_FAILED, .from = to};
+        r->flush_wanted = true;
+        replica_raft(r, now, &ev);
+        return;
+    }
+    stream(r, now, to, 0);
 }
 
 static struct replica_rebuild *rebuild_of(struct replica *r, node_id node)
@@ -237,7 +255,7 @@ void replica_peer_has(struct replica *r, const struct tt_now *now, node_id node,
     }
     /* A new learner has nothing yet: at once. Else a split's entry may still be on its way. */
     bool learner = !raft_conf_is_voter(conf, node);
-    if (has || !r->serving) {
+    if (has || !r->serving || r->frozen) { /* frozen: it may be gone there, taken in */
         a->since_ns = 0;
     } else if (a->since_ns == 0 && !learner) {
         a->since_ns = now->mono_ns;
@@ -427,6 +445,7 @@ static void forget_state(struct replica *r, const struct tt_now *now)
     map64_init(&r->schema);
     outcome_table_free(r->outcomes);
     r->outcomes = outcome_table_new();
+    replica_forget_merge(r);
 }
 
 /* A complete file that is not wanted any more; the sender hears that the content is here. */
@@ -499,7 +518,7 @@ static span_status birth_open(struct replica *r, bool *log_dropped, struct span_
 }
 
 /* The file of a replica that was not here yet is complete. */
-static void birth(struct replica *r)
+static void birth(struct replica *r, const struct tt_now *now)
 {
     struct replica_receiving *v = r->receiving;
     struct span_error err = {0};
@@ -525,6 +544,7 @@ static void birth(struct replica *r)
     store_orphan_drop(r->store, r->id);
     store_embryo_born(r->store, r);
     store_note_birth(r->store, r);
+    replica_drop_merged(r, now);
 }
 
 void replica_snapshot_install(struct replica *r, const struct tt_now *now)
@@ -534,10 +554,11 @@ void replica_snapshot_install(struct replica *r, const struct tt_now *now)
         return; /* a flush of the old file is under way: called again when it is done */
     }
     if (r->raft == NULL) {
-        birth(r);
+        birth(r, now);
         return;
     }
-    uint64_t have = r->apply_wait_from != 0 ? r->apply_wait_to : raft_applied(r->raft);
+    uint64_t have =
+        r->apply_wait_from != 0 && !r->apply_wait_merge ? r->apply_wait_to : raft_applied(r->raft);
     if (r->leading || v->info.applied <= have) {
         discard_received(r); /* the log came this far meanwhile, by another leader */
         return;
@@ -549,7 +570,10 @@ void replica_snapshot_install(struct replica *r, const struct tt_now *now)
     forget_state(r, now);
     engine_close(r->engine);
     r->engine = NULL;
-    r->apply_wait_from = 0; /* the snapshot is behind it */
+    /* The snapshot is behind what waits, or behind the merge that waits, at least. */
+    uint64_t left_to =
+        r->apply_wait_from != 0 && r->apply_wait_to > v->info.applied ? r->apply_wait_to : 0;
+    r->apply_wait_from = 0;
     r->file_generation = v->generation;
     span_status st = replica_open_engine(r, false, &err);
     if (st == SPAN_OK) {
@@ -587,7 +611,13 @@ void replica_snapshot_install(struct replica *r, const struct tt_now *now)
     cfg->io.sticky(cfg->io.ctx, r->id, STICKY_FILE, buf_slice(&b));
     buf_deinit(&b);
     store_remove_after_persist(r->store, r, &old);
+    if (left_to != 0) {
+        r->apply_wait_from = ev.u.installed.index + 1;
+        r->apply_wait_to = left_to;
+        r->apply_retry_ns = now->mono_ns;
+    }
     replica_raft(r, now, &ev);
+    replica_drop_merged(r, now);
     SPAN_LOG(INFO, "installed a snapshot", "range=%llu index=%llu", (unsigned long long)r->id,
              (unsigned long long)ev.u.installed.index);
     send_ack(r, from, stream, seq, SPAN_OK);

@@ -115,8 +115,8 @@ static void meta_before_flush(struct replica *r)
 bool replica_may_flush(const struct replica *r)
 {
     /* A split that waits may have cut the bounds already: not to be flushed before its index is.
-     * One that waits for the flusher has not. */
-    bool waits = r->apply_wait_from != 0 && !r->apply_wait_ahead;
+     * One that waits for the flusher has not, nor has a merge. */
+    bool waits = r->apply_wait_from != 0 && !r->apply_wait_ahead && !r->apply_wait_merge;
     return !r->flushing && !r->broken && !r->out && r->births == 0 && !waits &&
            engine_applied(r->engine) > 0 && !engine_split_ahead_is_ready(r->engine);
 }
@@ -176,18 +176,16 @@ static bool load_prepared(void *ctx, struct slice key, struct slice value)
     return l->st == SPAN_OK;
 }
 
-static bool load_decided(void *ctx, struct slice key, struct slice value)
+span_status replica_take_decided(struct replica *r, struct slice record, struct rtxn **out)
 {
-    struct load_ctx *l = ctx;
     struct arena a = {0};
     struct cmd_decision c;
-    (void)key;
-    l->st = cmd_decode_decision(value, &a, &c);
-    if (l->st == SPAN_OK) {
-        struct rtxn *t = rtxn_new(l->r, &c.txn, &c.txn, RTXN_DECIDED);
+    span_status st = cmd_decode_decision(record, &a, &c);
+    if (st == SPAN_OK) {
+        struct rtxn *t = rtxn_new(r, &c.txn, &c.txn, RTXN_DECIDED);
+        *out = t;
         t->ts = c.ts;
-        t->stored = true;
-        buf_set(&t->record, value);
+        buf_set(&t->record, record);
         buf_set(&t->anchor, c.anchor);
         t->participant_count = c.participant_count;
         t->participants = span_calloc(c.participant_count + 1, sizeof *t->participants);
@@ -198,6 +196,18 @@ static bool load_decided(void *ctx, struct slice key, struct slice value)
         }
     }
     arena_deinit(&a);
+    return st;
+}
+
+static bool load_decided(void *ctx, struct slice key, struct slice value)
+{
+    struct load_ctx *l = ctx;
+    struct rtxn *t = NULL;
+    (void)key;
+    l->st = replica_take_decided(l->r, value, &t);
+    if (l->st == SPAN_OK) {
+        t->stored = true;
+    }
     return l->st == SPAN_OK;
 }
 
@@ -271,6 +281,11 @@ span_status replica_load_meta(struct replica *r, struct span_error *err)
             return span_fail(err, SPAN_CORRUPT, "range %llu: malformed record %s* in its file",
                              (unsigned long long)r->id, parts[i].prefix);
         }
+    }
+    st = replica_load_merge(r);
+    if (st != SPAN_OK) {
+        return span_fail(err, SPAN_CORRUPT, "range %llu: malformed record of a merge in its file",
+                         (unsigned long long)r->id);
     }
     static const uint8_t local_start[] = {0, 's'};
     static const uint8_t local_end[] = {0, 't'};

@@ -412,13 +412,24 @@ void replica_op_prepare(struct replica *r, const struct tt_now *now, struct slic
     const struct outcome *o = outcome_table_get(r->outcomes, &q->txn);
     struct rtxn *t = rtxn_find(r, &q->txn);
     if (o != NULL || (t != NULL && t->state != RTXN_HOLDING)) {
-        if (t != NULL && t->state == RTXN_PREPARED) {
+        if (o == NULL && !slice_eq(buf_slice(&t->anchor), q->anchor)) {
+            /* Planned before two ranges became one, and that other part has prepared: what is one
+             * participant now was to be two, and the second one has never voted. */
+            replica_vote_no(r, q, SPAN_LOCKS_LOST);
+            replica_refuse(r, q, SPAN_LOCKS_LOST, "");
+        } else if (t != NULL && t->state == RTXN_PREPARED) {
             t->coordinator_node = q->coordinator_node;
             replica_send_vote(r, t, true, SPAN_OK);
         } else if (o != NULL && tt_is_none(o->ts)) {
             replica_vote_no(r, q, SPAN_ABORTED);
         }
         return; /* rule C3: a duplicate never prepares again */
+    }
+    if (replica_covers(r, q->coordinator)) {
+        /* It was planned before two ranges became one: its locks on the right side are lost. */
+        replica_vote_no(r, q, SPAN_LOCKS_LOST);
+        replica_refuse(r, q, SPAN_LOCKS_LOST, "");
+        return;
     }
     span_status st = ready_to_commit(r, now, body, q, &t);
     if (st == SPAN_WOULD_WAIT) {

@@ -16,6 +16,7 @@ struct store *store_new(const struct store_config *cfg)
     map64_init(&s->replicas);
     map64_init(&s->orphans);
     map64_init(&s->embryos);
+    map64_init(&s->absorbed);
     heap_init(&s->wakes);
     list_init(&s->dirty);
     list_init(&s->touched);
@@ -47,6 +48,11 @@ void store_free(struct store *s)
     while ((r = map64_next(&s->embryos, &pos, NULL)) != NULL) {
         replica_free(r);
     }
+    pos = 0;
+    while ((r = map64_next(&s->absorbed, &pos, NULL)) != NULL) {
+        replica_free(r);
+    }
+    map64_deinit(&s->absorbed);
     pos = 0;
     struct orphan *o;
     while ((o = map64_next(&s->orphans, &pos, NULL)) != NULL) {
@@ -286,7 +292,8 @@ void store_born(struct store *s, struct replica *r)
 
 /* ---- messages ---- */
 
-static void detach_replica(struct store *s, struct replica *r)
+/* It is in no map and no list any more. */
+static void take_out(struct store *s, struct replica *r)
 {
     for (size_t i = 0; i < s->pending_count; i++) {
         if (s->pending[i].range == r->id) {
@@ -301,27 +308,97 @@ static void detach_replica(struct store *s, struct replica *r)
     memmove(&s->by_key[at], &s->by_key[at + 1], (s->by_key_count - at - 1) * sizeof *s->by_key);
     s->by_key_count--;
     heap_remove(&s->wakes, &r->wake);
-    replica_free(r);
+    list_remove(&r->dirty);
+    list_remove(&r->touched);
     store_descriptors_changed(s);
 }
 
-/* The replica is no member any more: its files go once the log says so. What it voted is kept for
- * ever, with the fact that it was here (rules F1, F2). */
+/* Its files go once the log says so. What it voted is kept for ever, with the fact that it was here
+ * (rules F1, F2). */
+static void forget_replica(struct store *s, struct replica *r)
+{
+    store_orphan_leave(s, r);
+    struct engine_options files = {
+        .dir = s->cfg.dir, .range_id = r->id, .generation = r->file_generation, .vfs = s->cfg.vfs};
+    store_remove_after_persist(s, r, &files);
+    replica_free(r);
+}
+
+/* The replica is no member any more. */
 static void remove_replica(struct store *s, struct replica *r)
 {
     SPAN_LOG(INFO, "replica removed: it is no member of its range any more", "range=%llu",
              (unsigned long long)r->id);
     replica_retire(r);
-    store_orphan_leave(s, r);
-    struct engine_options files = {
-        .dir = s->cfg.dir, .range_id = r->id, .generation = r->file_generation, .vfs = s->cfg.vfs};
-    store_remove_after_persist(s, r, &files);
-    detach_replica(s, r);
+    take_out(s, r);
+    forget_replica(s, r);
 }
 
 void store_leaves(struct store *s)
 {
     s->leaving++;
+}
+
+void store_leave(struct store *s, struct replica *r)
+{
+    if (!r->out && !r->damaged) {
+        r->out = true;
+        s->leaving++;
+    }
+}
+
+void store_absorb(struct store *s, const struct tt_now *now, struct replica *r,
+                  const struct replica *left, uint64_t index)
+{
+    if (r->out || r->damaged) {
+        r->out = false;
+        r->damaged = false;
+        s->leaving--;
+    }
+    r->absorbed_by = left->id;
+    r->absorbed_at = index;
+    take_out(s, r);
+    replica_leader_stop(r, now);
+    replica_retire(r);
+    replica_snapshot_stop(r);
+    list_remove(&r->touched);
+    size_t pos = 0;
+    struct replica *other;
+    while ((other = map64_next(&s->absorbed, &pos, NULL)) != NULL) {
+        if (other->absorbed_by == r->id) { /* what it took in itself */
+            other->absorbed_by = left->id;
+            other->absorbed_at = index;
+        }
+    }
+    map64_put(&s->absorbed, r->id, r);
+}
+
+/* Those whose rows are durable where they were taken in, or that nobody here needs. */
+static void drop_absorbed(struct store *s)
+{
+    for (;;) {
+        size_t pos = 0;
+        struct replica *r;
+        while ((r = map64_next(&s->absorbed, &pos, NULL)) != NULL) {
+            const struct replica *left = store_replica(s, r->absorbed_by);
+            bool safe = left == NULL || engine_applied_durable(left->engine) >= r->absorbed_at;
+            if (safe && !r->flushing) {
+                break;
+            }
+        }
+        if (r == NULL) {
+            return;
+        }
+        (void)map64_remove(&s->absorbed, r->id);
+        forget_replica(s, r);
+    }
+}
+
+/* Flushes under way go on after a merge. */
+static struct replica *flushed_replica(const struct store *s, range_id id)
+{
+    struct replica *r = store_replica(s, id);
+    return r != NULL ? r : map64_get(&s->absorbed, id);
 }
 
 static void remove_leaving(struct store *s, const struct tt_now *now)
@@ -336,7 +413,8 @@ static void remove_leaving(struct store *s, const struct tt_now *now)
             remove_replica(s, r);
         } else {
             store_throw_away(s, now, r);
-            detach_replica(s, r);
+            take_out(s, r);
+            replica_free(r);
         }
     }
 }
@@ -360,6 +438,9 @@ static void settle(struct store *s, const struct tt_now *now)
     }
     if (s->leaving > 0) {
         remove_leaving(s, now);
+    }
+    if (s->absorbed.count > 0) {
+        drop_absorbed(s);
     }
 }
 
@@ -424,10 +505,9 @@ static void on_raft(struct store *s, const struct tt_now *now, node_id from, str
 }
 
 /* Messages of 2PC go to whoever leads the range of the key; a node that does not passes them on. */
-static struct replica *leader_of(struct store *s, struct slice anchor, uint8_t *hops,
-                                 node_id *forward)
+struct replica *store_leader_of(struct store *s, struct slice key, uint8_t *hops, node_id *forward)
 {
-    struct replica *r = store_replica_at(s, anchor);
+    struct replica *r = store_replica_at(s, key);
     *forward = 0;
     if (r == NULL || r->broken) {
         return NULL;
@@ -480,7 +560,10 @@ static void on_2pc(struct store *s, const struct tt_now *now, node_id from, uint
         return;
     }
     node_id forward;
-    struct replica *r = leader_of(s, anchor, hops, &forward);
+    struct replica *r = store_leader_of(s, anchor, hops, &forward);
+    if (r != NULL && replica_is_sealed(r)) {
+        return; /* sent again, to whoever has the anchor then */
+    }
     if (r == NULL) {
         if (forward != 0) {
             struct buf *out = store_out(s, forward, STORE_CONTROL);
@@ -572,6 +655,21 @@ static bool split_builds(const struct store *s, range_id id)
     return false;
 }
 
+bool store_is_merged(const struct store *s, range_id id)
+{
+    bool merged = map64_get(&s->absorbed, id) != NULL;
+    for (size_t i = 0; i < s->by_key_count && !merged; i++) {
+        merged = replica_has_merged(s->by_key[i], id);
+    }
+    return merged;
+}
+
+bool store_knows_range(const struct store *s, range_id id)
+{
+    return store_replica(s, id) != NULL || map64_get(&s->orphans, id) != NULL ||
+           store_is_merged(s, id);
+}
+
 /* Rule F1: a replica is born by a split entry or a snapshot; by the second where the split's entry
  * was never seen. */
 static void on_embryo_snapshot(struct store *s, const struct tt_now *now, node_id from, range_id id,
@@ -580,7 +678,7 @@ static void on_embryo_snapshot(struct store *s, const struct tt_now *now, node_i
     struct replica *r = map64_get(&s->embryos, id);
     if (r == NULL) {
         if (s->by_key_count + s->embryos.count >= LIMIT_RANGES || store_files_are_going(s, id) ||
-            split_builds(s, id)) {
+            split_builds(s, id) || store_is_merged(s, id)) {
             return;
         }
         r = replica_new(s, id);
@@ -667,19 +765,26 @@ static void on_probe(struct store *s, const struct tt_now *now, node_id from, ui
         return;
     }
     struct replica *r = store_replica(s, id);
+    if (kind == MSG_PROBE) {
+        for (size_t i = 0; i < s->by_key_count && r == NULL; i++) {
+            /* Of a range that became a part of another: that one's members take it in. */
+            r = replica_has_merged(s->by_key[i], id) ? s->by_key[i] : NULL;
+        }
+        if (r != NULL) {
+            replica_on_probe(r, now, from, id, number);
+        }
+        return;
+    }
     if (r == NULL) {
         if (kind == MSG_GONE) {
             store_rebuild_gone(s, id, number);
         }
         return;
     }
-    if (kind == MSG_PROBE) {
-        replica_on_probe(r, now, from, number);
-    } else if (kind == MSG_REBUILD) {
+    if (kind == MSG_REBUILD) {
         replica_on_rebuild(r, now, from, number);
-    } else if (r->probe == number && !r->leading && !r->out && !r->damaged) {
-        r->out = true;
-        s->leaving++;
+    } else if (r->probe == number && !r->leading) {
+        store_leave(s, r);
     }
 }
 
@@ -717,6 +822,9 @@ static void dispatch(struct store *s, const struct tt_now *now, node_id from, ui
     case MSG_GONE:
     case MSG_REBUILD:
         on_probe(s, now, from, kind, body);
+        break;
+    case MSG_MERGE:
+        store_on_merge(s, now, from, body);
         break;
     case MSG_RESPONSE:
     case MSG_WOUNDED:
@@ -866,16 +974,18 @@ void store_flush_done(struct store *s, const struct tt_now *now, range_id range,
                       struct engine_job *job)
 {
     s->now = now;
-    struct replica *r = store_replica(s, range);
+    struct replica *r = flushed_replica(s, range);
     INVARIANT(r != NULL);
     replica_flush_done(r, now, job);
-    store_touch(s, r);
+    if (r->absorbed_by == 0) {
+        store_touch(s, r);
+    }
     settle(s, now);
 }
 
 void store_flush_abandon(struct store *s, range_id range, struct engine_job *job)
 {
-    struct replica *r = store_replica(s, range);
+    struct replica *r = flushed_replica(s, range);
     struct engine_flush_result res;
     while (r != NULL && job != NULL) {
         job = engine_flush_done(r->engine, job, &res);
@@ -974,6 +1084,8 @@ size_t store_range_count(const struct store *s)
 void store_want_flush(struct store *s, const struct tt_now *now, range_id range)
 {
     s->now = now;
+    const struct replica *gone = map64_get(&s->absorbed, range);
+    range = gone != NULL ? gone->absorbed_by : range;
     for (size_t i = 0; i < s->by_key_count; i++) {
         if (range == 0 || s->by_key[i]->id == range) {
             s->by_key[i]->flush_wanted = true;

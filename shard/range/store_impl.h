@@ -57,7 +57,8 @@ struct store {
     struct replica **by_key; /* by start key */
     size_t by_key_count;
     struct map64 orphans;
-    struct map64 embryos; /* replicas that a snapshot on its way will make (F1) */
+    struct map64 embryos;  /* replicas that a snapshot on its way will make (F1) */
+    struct map64 absorbed; /* taken in by a merge; they go when that is durable */
     struct heap wakes;
     struct list dirty;
     struct list touched;

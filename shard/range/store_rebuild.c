@@ -190,6 +190,15 @@ void store_rebuild_gone(struct store *s, range_id id, uint64_t number)
     s->turn_persists = true;
 }
 
+void store_rebuild_drop(struct store *s, range_id id)
+{
+    struct orphan *o = damaged_orphan(s, id);
+    if (o != NULL) {
+        store_orphan_gone_now(s, id, o->hard_state);
+        s->turn_persists = true;
+    }
+}
+
 /* ---- telling ---- */
 
 size_t store_damaged(const struct store *s, char *text, size_t size)

@@ -289,6 +289,10 @@ span_status store_restore_end(struct store *s, const struct tt_now *now, struct 
         }
         last = next;
     }
+    /* What a file says it took in was not removed before the crash. */
+    for (size_t i = 0; i < s->by_key_count; i++) {
+        replica_drop_merged(s->by_key[i], now); /* they lie behind it */
+    }
     if (s->by_key_count == 0 && !s->joining && store_damaged(s, NULL, 0) == 0) {
         return span_fail(err, SPAN_CORRUPT, "%s: the log names no range", s->cfg.dir);
     }

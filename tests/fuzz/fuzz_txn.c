@@ -60,6 +60,7 @@ static bool message(uint8_t kind, struct slice body, struct arena *a, struct buf
     case MSG_PROBE:
     case MSG_GONE:
     case MSG_REBUILD:
+    case MSG_MERGE:
     default: {
         range_id range = 0;
         struct slice bytes = {0};
@@ -92,6 +93,10 @@ static bool command(uint8_t type, struct slice in, struct arena *a, struct buf *
     case CMD_SPLIT:
     case CMD_SPLIT_AHEAD:
         AGAIN(struct cmd_split, cmd_decode_split(in, &m_), cmd_encode_split(out, &m_));
+    case CMD_FREEZE:
+        AGAIN(struct cmd_freeze, cmd_decode_freeze(in, &m_), cmd_encode_freeze(out, &m_));
+    case CMD_MERGE:
+        AGAIN(struct cmd_merge, cmd_decode_merge(in, &m_), cmd_encode_merge(out, &m_));
     }
     return false;
 }
@@ -288,6 +293,13 @@ void fuzz_seeds(fuzz_emit *emit, void *ctx)
     begin(&b, 2 * (CMD_SPLIT - CMD_OPEN));
     cmd_encode_split(&b, &(struct cmd_split){.key = slice_str("\x01k"), .right = 4});
     emit(ctx, "cmd-split", buf_slice(&b));
+    begin(&b, 2 * (CMD_FREEZE - CMD_OPEN));
+    cmd_encode_freeze(
+        &b, &(struct cmd_freeze){.left = 4, .token = 7, .left_start = slice_str("\x01k")});
+    emit(ctx, "cmd-freeze", buf_slice(&b));
+    begin(&b, 2 * (CMD_MERGE - CMD_OPEN));
+    cmd_encode_merge(&b, &(struct cmd_merge){.right = 5, .token = 7, .generation = 8});
+    emit(ctx, "cmd-merge", buf_slice(&b));
     begin(&b, 2);
     buf_append_str(&b, "17a9b3c2d1e0f-3-1f");
     emit(ctx, "id", buf_slice(&b));

@@ -890,6 +890,13 @@ static span_status mem_move_replica(struct kv *kv, uint64_t range, uint32_t add,
     return range == 0 || add == remove ? span_fail(err, SPAN_NOT_FOUND, "no such change") : SPAN_OK;
 }
 
+static span_status mem_merge_ranges(struct kv *kv, uint64_t left, uint64_t right,
+                                    struct span_error *err)
+{
+    (void)kv;
+    return left == right ? span_fail(err, SPAN_INVALID, "no neighbours") : SPAN_OK;
+}
+
 static void hex(const struct buf *b, struct buf *out)
 {
     buf_clear(out);
@@ -997,6 +1004,7 @@ static const struct kv_ops mem_ops = {
     .split_at = mem_split_at,
     .transfer_leader = mem_transfer_leader,
     .move_replica = mem_move_replica,
+    .merge_ranges = mem_merge_ranges,
     .show = mem_show,
     .txn_status = mem_txn_status,
     .set_cluster = mem_set_cluster,

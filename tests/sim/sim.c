@@ -18,7 +18,8 @@ static const struct sim_scenario scenarios[] = {
     {"crash", "crashes, power losses, pauses"},
     {"net", "lost, late, doubled and reordered messages, cuts"},
     {"disk", "stalls, failing syncs, full disks, flipped bits, torn writes"},
-    {"move", "splits and leadership transfers all the time"},
+    {"move", "splits, merges and leadership transfers all the time"},
+    {"merge", "splits and merges under crashes, cuts, hand-overs and changes of members"},
     {"late", "messages doubled and very late, clients that write without reading"},
     {"member", "members of ranges leave and come"},
     {"rot", "bits flipped in range files, with crashes, splits and hand-overs"},
@@ -118,29 +119,34 @@ static void draw_clients(struct sim_world *w, struct rng *r)
 static void draw_faults(struct sim_world *w, struct rng *r)
 {
     static const unsigned usual[FAULT_COUNT] = {
-        [FAULT_CRASH] = 8,   [FAULT_POWER] = 8, [FAULT_DEATH] = 12,    [FAULT_CRASH_ALL] = 1,
-        [FAULT_PAUSE] = 8,   [FAULT_CUT] = 6,   [FAULT_TRANSFER] = 10, [FAULT_SPLIT] = 5,
-        [FAULT_MEMBER] = 3,  [FAULT_FLUSH] = 4, [FAULT_STALL] = 2,     [FAULT_EIO] = 2,
-        [FAULT_NO_ROOM] = 2, [FAULT_FLIP] = 2};
-    static const unsigned crash[FAULT_COUNT] = {[FAULT_CRASH] = 8,
-                                                [FAULT_POWER] = 8,
-                                                [FAULT_DEATH] = 12,
-                                                [FAULT_CRASH_ALL] = 3,
-                                                [FAULT_PAUSE] = 5};
-    static const unsigned net[FAULT_COUNT] = {[FAULT_CUT] = 10, [FAULT_PAUSE] = 3};
+        [FAULT_CRASH] = 8, [FAULT_POWER] = 8,   [FAULT_DEATH] = 12,    [FAULT_CRASH_ALL] = 1,
+        [FAULT_PAUSE] = 8, [FAULT_CUT] = 6,     [FAULT_TRANSFER] = 10, [FAULT_SPLIT] = 5,
+        [FAULT_MERGE] = 5, [FAULT_MEMBER] = 3,  [FAULT_FLUSH] = 4,     [FAULT_STALL] = 2,
+        [FAULT_EIO] = 2,   [FAULT_NO_ROOM] = 2, [FAULT_FLIP] = 2};
+    static const unsigned crash[FAULT_COUNT] = {
+        [FAULT_CRASH] = 8,     [FAULT_POWER] = 8, [FAULT_DEATH] = 12,
+        [FAULT_CRASH_ALL] = 3, [FAULT_PAUSE] = 5, [FAULT_MERGE] = 3};
+    static const unsigned net[FAULT_COUNT] = {
+        [FAULT_CUT] = 10, [FAULT_PAUSE] = 3, [FAULT_MERGE] = 2};
     static const unsigned disk[FAULT_COUNT] = {
-        [FAULT_POWER] = 5, [FAULT_CRASH] = 3, [FAULT_DEATH] = 5,   [FAULT_FLUSH] = 3,
-        [FAULT_STALL] = 4, [FAULT_EIO] = 5,   [FAULT_NO_ROOM] = 4, [FAULT_FLIP] = 3};
+        [FAULT_POWER] = 5,   [FAULT_CRASH] = 3, [FAULT_DEATH] = 5,
+        [FAULT_FLUSH] = 3,   [FAULT_STALL] = 4, [FAULT_EIO] = 5,
+        [FAULT_NO_ROOM] = 4, [FAULT_FLIP] = 3,  [FAULT_MERGE] = 2};
     static const unsigned move[FAULT_COUNT] = {
-        [FAULT_TRANSFER] = 10, [FAULT_SPLIT] = 8, [FAULT_CRASH] = 2};
-    static const unsigned late[FAULT_COUNT] = {[FAULT_PAUSE] = 2, [FAULT_TRANSFER] = 2};
+        [FAULT_TRANSFER] = 10, [FAULT_SPLIT] = 8, [FAULT_MERGE] = 8, [FAULT_CRASH] = 2};
+    static const unsigned late[FAULT_COUNT] = {
+        [FAULT_PAUSE] = 2, [FAULT_TRANSFER] = 2, [FAULT_MERGE] = 1};
+    static const unsigned merge[FAULT_COUNT] = {
+        [FAULT_MERGE] = 20, [FAULT_SPLIT] = 12, [FAULT_TRANSFER] = 4, [FAULT_CRASH] = 4,
+        [FAULT_POWER] = 4,  [FAULT_CUT] = 3,    [FAULT_PAUSE] = 3,    [FAULT_CRASH_ALL] = 1,
+        [FAULT_MEMBER] = 2, [FAULT_FLUSH] = 3};
     static const unsigned member[FAULT_COUNT] = {
-        [FAULT_MEMBER] = 10, [FAULT_TRANSFER] = 3, [FAULT_SPLIT] = 2,
+        [FAULT_MEMBER] = 10, [FAULT_TRANSFER] = 3, [FAULT_SPLIT] = 2, [FAULT_MERGE] = 3,
         [FAULT_CRASH] = 2,   [FAULT_POWER] = 2,    [FAULT_CUT] = 1};
     static const unsigned rot[FAULT_COUNT] = {
-        [FAULT_ROT] = 10,   [FAULT_CRASH] = 3,    [FAULT_POWER] = 2,
-        [FAULT_FLUSH] = 10, [FAULT_TRANSFER] = 4, [FAULT_SPLIT] = 2,
-        [FAULT_MEMBER] = 4, [FAULT_CUT] = 1,      [FAULT_PAUSE] = 1};
+        [FAULT_ROT] = 10,   [FAULT_CRASH] = 3,    [FAULT_POWER] = 2, [FAULT_MERGE] = 3,
+        [FAULT_FLUSH] = 10, [FAULT_TRANSFER] = 4, [FAULT_SPLIT] = 2, [FAULT_MEMBER] = 4,
+        [FAULT_CUT] = 1,    [FAULT_PAUSE] = 1};
     static const unsigned clocks[FAULT_COUNT] = {[FAULT_CLOCK] = 10,
                                                  [FAULT_CRASH] = 2,
                                                  [FAULT_CUT] = 3,
@@ -155,6 +161,7 @@ static void draw_faults(struct sim_world *w, struct rng *r)
                               : is(s, "member") ? member
                               : is(s, "rot")    ? rot
                               : is(s, "clock")  ? clocks
+                              : is(s, "merge")  ? merge
                                                 : usual;
     if (weights == disk && rng_below(r, 2) == 0) { /* old segments, where a bit may flip */
         w->opt.segment_bytes = 32 * KIB;
@@ -211,6 +218,22 @@ static void draw_for_script(struct sim_world *w, const struct sim_script *script
     w->faults = false;
 }
 
+/* Much of it, and half of the time so fast that what one side gave out lies ahead of the other's
+ * clock when they have become one. */
+static void draw_merge(struct sim_world *w, struct rng *r)
+{
+    w->fault_gap_ns = rng_between(r, 20 * MS_NS, 300 * MS_NS);
+    if (rng_below(r, 2) == 0) {
+        w->opt.epsilon_ns = 20 * MS_NS;
+        w->opt.net.delay_max_ns = rng_between(r, 100000, 400000);
+        w->opt.sync_max_ns = 100000;
+        w->think_ns = 2 * MS_NS;
+        w->weights[K_PUT] += 200;
+        w->weight_sum += 200;
+        w->cells = w->accounts + REGISTERS_MAX;
+    }
+}
+
 static void draw(struct sim_world *w)
 {
     struct rng r;
@@ -220,8 +243,8 @@ static void draw(struct sim_world *w)
     draw_clients(w, &r);
     if (is(w->sim.scenario, "any")) {
         static const char *const mixes[] = {"crash",  "net",   "disk", "move", "late",
-                                            "member", "clock", "any",  "any"};
-        w->sim.scenario = rng_below(&r, 40) == 0 ? "many" : mixes[rng_below(&r, 9)];
+                                            "member", "clock", "any",  "any",  "merge"};
+        w->sim.scenario = rng_below(&r, 40) == 0 ? "many" : mixes[rng_below(&r, 10)];
     }
     if (is(w->sim.scenario, "many")) {
         w->opt.nodes = 5 + rng_below(&r, 3);
@@ -238,6 +261,9 @@ static void draw(struct sim_world *w)
     }
     w->readers = rng_below(&r, 3) == 0 ? 1 + (unsigned)rng_below(&r, 3) : 0;
     draw_faults(w, &r);
+    if (is(w->sim.scenario, "merge")) {
+        draw_merge(w, &r);
+    }
     if (sim_script_find(w->sim.scenario) != NULL) {
         draw_for_script(w, sim_script_find(w->sim.scenario));
     }
@@ -301,16 +327,17 @@ static void sum_up(struct sim_world *w, struct sim_result *out)
     t[TALLY_UNKNOWN] = w->unknowns;
     t[TALLY_DIGESTS] = w->digests;
     t[TALLY_ROWS_FLIPPED] = w->rots;
-    (void)snprintf(
-        out->summary, sizeof out->summary,
-        "%s, %zu nodes, %zu transactions, %zu transfers committed, %zu retried, %zu "
-        "unknown; %llu kills, %llu power losses, %llu pauses, %llu splits, %llu "
-        "hand-overs, %llu member changes, %zu bits of rows; %zu digests compared, %llu events%s",
-        w->sim.scenario, w->opt.nodes, w->count, w->committed, w->retried, w->unknowns,
-        (unsigned long long)t[TALLY_KILLS], (unsigned long long)t[TALLY_POWER_LOSSES],
-        (unsigned long long)t[TALLY_PAUSES], (unsigned long long)t[TALLY_SPLITS],
-        (unsigned long long)t[TALLY_TRANSFERS], (unsigned long long)t[TALLY_MOVES], w->rots,
-        w->digests, (unsigned long long)out->events, w->untimed ? "; replay left out" : "");
+    (void)snprintf(out->summary, sizeof out->summary,
+                   "%s, %zu nodes, %zu transactions, %zu transfers committed, %zu retried, %zu "
+                   "unknown; %llu kills, %llu power losses, %llu pauses, %llu splits, %llu "
+                   "merges, %llu hand-overs, %llu member changes, %zu bits of rows; %zu digests "
+                   "compared, %llu events%s",
+                   w->sim.scenario, w->opt.nodes, w->count, w->committed, w->retried, w->unknowns,
+                   (unsigned long long)t[TALLY_KILLS], (unsigned long long)t[TALLY_POWER_LOSSES],
+                   (unsigned long long)t[TALLY_PAUSES], (unsigned long long)t[TALLY_SPLITS],
+                   (unsigned long long)t[TALLY_MERGES], (unsigned long long)t[TALLY_TRANSFERS],
+                   (unsigned long long)t[TALLY_MOVES], w->rots, w->digests,
+                   (unsigned long long)out->events, w->untimed ? "; replay left out" : "");
 }
 
 void sim_run_seed(const struct sim_options *opt, struct sim_result *out)

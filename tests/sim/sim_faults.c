@@ -21,6 +21,7 @@ static void admin_done(struct gateway_op *op)
     if (op->status == SPAN_OK) {
         w->splits += op->kind == GATEWAY_SPLIT ? 1 : 0;
         cluster_count(w->c, op->kind == GATEWAY_SPLIT      ? TALLY_SPLITS
+                            : op->kind == GATEWAY_MERGE    ? TALLY_MERGES
                             : op->kind == GATEWAY_TRANSFER ? TALLY_TRANSFERS
                                                            : TALLY_MOVES);
     }
@@ -73,6 +74,23 @@ void world_split_at_random(struct sim_world *w)
     }
     a->op.u.split.key = buf_slice(&a->key);
     cluster_op(w->c, sim_any_alive(w), &a->op);
+}
+
+/* Two ranges that are neighbours as far as some node knows. */
+static void merge_at_random(struct sim_world *w)
+{
+    struct arena a = {0};
+    struct range_descriptor *all;
+    node_id node = sim_any_alive(w);
+    size_t count = store_descriptors(cluster_store(w->c, node), &a, &all);
+    size_t at = count < 3 ? 0 : 1 + rng_below(cluster_rng(w->c), count - 2);
+    if (at != 0 && slice_eq(all[at].end, all[at + 1].start)) {
+        struct admin *m = admin_new(w, GATEWAY_MERGE);
+        m->op.u.merge.left = all[at].range;
+        m->op.u.merge.right = all[at + 1].range;
+        cluster_op(w->c, node, &m->op);
+    }
+    arena_deinit(&a);
 }
 
 static void transfer_at_random(struct sim_world *w)
@@ -398,6 +416,9 @@ static void inflict(struct sim_world *w, enum fault f)
         break;
     case FAULT_SPLIT:
         world_split_at_random(w);
+        break;
+    case FAULT_MERGE:
+        merge_at_random(w);
         break;
     case FAULT_MEMBER:
         member_at_random(w);

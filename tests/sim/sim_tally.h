@@ -54,6 +54,7 @@
     X(CLOCK_FENCED, 15, "clocks fenced")                                                           \
     X(CLOCK_BACK, 8, "clocks no longer fenced")                                                    \
     X(SPLITS, 600, "ranges split")                                                                 \
+    X(MERGES, 100, "ranges merged")                                                                \
     X(TRANSFERS, 200, "leases handed over on request")                                             \
     X(MOVES, 80, "members changed")                                                                \
     X(COMMITTED, 25000, "transactions that wrote and were committed")                              \

@@ -133,6 +133,7 @@ enum fault {
     FAULT_CUT, /* whole, one way, or to some */
     FAULT_TRANSFER,
     FAULT_SPLIT,
+    FAULT_MERGE,
     FAULT_MEMBER, /* a member of a range leaves, another comes */
     FAULT_FLUSH,
     FAULT_STALL,   /* syncs of a node take long */
