@@ -8,6 +8,7 @@
  * whole, in one write. */
 #include "base/log.h"
 
+#include "base/alloc.h"
 #include "base/buf.h"
 
 #include <pthread.h>
@@ -196,6 +197,12 @@ void log_write(enum log_level level, const char *msg, const char *fmt, ...)
     va_list ap;
     va_list again;
     int n = 0;
+    /* Allocations that are to fail are counted without those of the log: a run goes the same way
+     * whatever its level is. */
+    uint64_t left = span_alloc_left();
+    if (left != 0) {
+        span_alloc_fail_at(0);
+    }
 
     append_time(&line);
     buf_printf(&line, " level=%s", level_names[level]);
@@ -225,4 +232,7 @@ void log_write(enum log_level level, const char *msg, const char *fmt, ...)
     buf_deinit(&fields);
     buf_deinit(&marked);
     buf_deinit(&line);
+    if (left != 0) {
+        span_alloc_fail_at(left);
+    }
 }

@@ -23,12 +23,12 @@
     X(FSYNC_LIES, 20, any, "a sync of the log says OK and makes nothing durable")                  \
     X(ABORT_NOT_RECORDED, 20, request,                                                             \
       "C8: a coordinator without a record says aborted, and records nothing")                      \
-    X(LOCKS_TIME_OUT, 50, any, "C8: a prepared participant lets its locks go when it asks")        \
+    X(LOCKS_TIME_OUT, 150, any, "C8: a prepared participant lets its locks go when it asks")       \
     X(SAFE_TIME_IGNORES_PREPARED, 50, any, "A4: safe time passes prepared transactions")           \
     X(READ_ABOVE_LEASE, 30, echoes, "B2: a leader without its lease goes on answering reads")      \
     X(OLD_TERM_COMMITTED, 20, figure8,                                                             \
       "Raft 5.4.2: entries of older terms are committed by counting")                              \
-    X(FLOOR_MISSES_OUTCOME, 150, late, "A1: an outcome does not raise the floor")                  \
+    X(FLOOR_MISSES_OUTCOME, 600, late, "A1: an outcome does not raise the floor")                  \
     X(FLOOR_IGNORED, 50, any, "A2: a commit timestamp is not above the chooser's floor")           \
     X(SEEN_IGNORED, 50, any, "A2: a commit timestamp is not above what the transaction saw")       \
     X(STALE_TIME, 100, any, "A3: the clock is read before the events of a turn")                   \

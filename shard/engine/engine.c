@@ -648,7 +648,7 @@ static span_status file_get(struct engine *e, struct slice key, uint64_t at,
     }
     if (st == SPAN_OK && out->found == ENGINE_ABSENT) {
         /* Perhaps there was a tombstone, which the file does not keep (rule D0). */
-        out->seen = tt_min(tt_ts_of(at), tt_ts_of(e->view.state.max_ts));
+        out->seen = tt_min(tt_ts_of(at), tt_ts_of(engine_deleted_max_ts(e)));
     }
     return st;
 }

@@ -116,6 +116,7 @@ struct engine {
                             the worker too long */
     uint64_t next_seq;
     struct file_state state; /* as applied; state.seq unused, state.trim: rows to cut off */
+    uint64_t merged_max_ts;  /* newest that stood in the files of ranges taken in */
     uint64_t durable;
     bool open_entry;       /* changes since the last engine_set_applied */
     bool partial_backfill; /* a checkpoint has copied pages without syncing them: see engine_flush.c
@@ -128,6 +129,13 @@ struct engine {
     struct span_error error;
     bool damaged; /* the file gave back what was never written */
 };
+
+/* Files keep no tombstones: what was deleted may be as new as this (rule D0). */
+static inline uint64_t engine_deleted_max_ts(const struct engine *e)
+{
+    uint64_t file = e->view.state.max_ts;
+    return file > e->merged_max_ts ? file : e->merged_max_ts;
+}
 
 /* The statement of the view, prepared if need be; opens the view's transaction if there is none. */
 SPAN_CHECKED span_status view_query(struct engine *e, enum query q, sqlite3_stmt **out);

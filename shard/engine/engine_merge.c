@@ -226,6 +226,8 @@ span_status engine_merge(struct engine *e, struct engine *right, struct span_err
         return st;
     }
     engine_split_forget(e); /* it would lack the new rows */
+    uint64_t deleted = engine_deleted_max_ts(right);
+    e->merged_max_ts = deleted > e->merged_max_ts ? deleted : e->merged_max_ts;
     e->state.horizon = horizon;
     e->state.max_ts = e->state.max_ts > right->state.max_ts ? e->state.max_ts : right->state.max_ts;
     buf_set(&e->state.end, buf_slice(&right->state.end));

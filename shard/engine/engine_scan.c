@@ -279,7 +279,8 @@ span_status engine_scan(struct engine *e, const struct engine_scan_spec *spec, e
     merge_end(&m);
     /* The file keeps no tombstones, so what was deleted may be as new as anything in it (rule D0).
      */
-    uint64_t file_seen = m.at < e->view.state.max_ts ? m.at : e->view.state.max_ts;
+    uint64_t deleted = engine_deleted_max_ts(e);
+    uint64_t file_seen = m.at < deleted ? m.at : deleted;
     out->seen = tt_ts_of(m.seen > file_seen ? m.seen : file_seen);
     return st;
 }

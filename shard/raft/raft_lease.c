@@ -6,7 +6,8 @@
 
 bool raft_clock_is_good(const struct tt_now *now)
 {
-    return PLANTED(FENCED_CLOCK_SERVES) || now->state == CLOCK_SYNCED || now->state == CLOCK_WIDENED;
+    return PLANTED(FENCED_CLOCK_SERVES) || now->state == CLOCK_SYNCED ||
+           now->state == CLOCK_WIDENED;
 }
 
 void raft_promise_init(struct raft_promise *p, bool fresh, struct tt_ts promised, raft_term term)

@@ -682,7 +682,7 @@ span_status replica_apply_freeze(struct replica *r, const struct tt_now *now,
     r->frozen_index = e->index;
     r->frozen_term = e->term;
     buf_set(&r->frozen_start, c->left_start);
-    r->frozen_ask_ns = now->mono_ns + ASK_FIRST_NS;
+    r->frozen_ask_ns = now->mono_ns + (PLANTED(FROZEN_TIMES_OUT) ? 2 * MS_NS : ASK_FIRST_NS);
     r->frozen_tries = 0;
     if (r->leading) {
         r->releasing = false; /* nothing is given out now because it is frozen */

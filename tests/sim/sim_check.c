@@ -199,6 +199,14 @@ static void forget_replaced(struct sim_check *k, node_id node, const struct repl
     if ((!has || other) && w->size > 0) {
         uint64_t n = base < w->size ? base + 1 : w->size;
         memset(w->log, 0, n * sizeof *w->log);
+    } else if (w->checked == 0 && w->size > 0) {
+        /* Read again at a start. A hole is where a snapshot went beyond the end of the log: what
+         * stands before it was replaced, though entries that came later agree with the base. */
+        uint64_t hole = base;
+        while (hole > 0 && w->log[hole].hash != 0) {
+            hole--;
+        }
+        memset(w->log, 0, (hole + 1) * sizeof *w->log);
     }
 }
 

@@ -577,6 +577,50 @@ static void put_numbered(struct engine *e, unsigned count, uint64_t ts)
     engine_set_applied(e, engine_applied(e) + 1);
 }
 
+/* A file keeps no tombstone of a key that it does not have, so what is not found may have been
+ * deleted as late as anything in it (rule D0): also in the file of a range that was taken in.
+ * Seeds 500051 and 500497 of the simulator. */
+Test(engine, what_was_deleted_in_a_range_counts_as_seen_after_its_merge)
+{
+    char *dir = temp_dir();
+    struct engine_options opt = {.dir = dir, .range_id = 7, .generation = 1, .create = true};
+    struct engine_options right_opt = {.dir = dir, .range_id = 8, .generation = 1};
+    struct engine *e = must_open(&opt);
+    struct span_error err = {0};
+    put_numbered(e, 10, 100);
+    struct engine_split_spec spec = {.key = slice_str("000005"),
+                                     .right_range_id = 8,
+                                     .right_generation = 1,
+                                     .right_applied = engine_applied(e)};
+    cr_assert_eq(engine_split(e, &spec, &err), SPAN_OK, "%s", err.text);
+    engine_set_applied(e, engine_applied(e) + 1);
+    (void)flush_until_clean(e);
+    struct engine *right = must_open(&right_opt);
+    cr_assert_eq(engine_delete(right, slice_str("7"), tt_ts_of(500)), SPAN_OK);
+    engine_set_applied(right, engine_applied(right) + 1);
+    must_flush(right);
+    cr_assert_eq(engine_merge(e, right, &err), SPAN_OK, "%s", err.text);
+    engine_set_applied(e, engine_applied(e) + 1);
+    engine_close(right);
+
+    struct engine_value v = {0};
+    for (int flushed = 0; flushed < 2; flushed++) {
+        cr_assert_eq(engine_get(e, slice_str("7"), tt_ts_of(900), &v), SPAN_OK);
+        cr_assert_eq(v.found, ENGINE_ABSENT);
+        cr_assert_eq(v.seen.ns, 500);
+        cr_assert_eq(engine_get(e, slice_str("7"), tt_ts_of(300), &v), SPAN_OK);
+        cr_assert_eq(v.seen.ns, 300);
+        struct engine_scan_spec scan = {
+            .start = slice_str("6"), .end = slice_str("8"), .at = tt_ts_of(900)};
+        struct engine_scan_result seen;
+        cr_assert_eq(engine_scan(e, &scan, NULL, NULL, &seen), SPAN_OK);
+        cr_assert_eq(seen.seen.ns, 500);
+        must_flush(e);
+    }
+    engine_close(e);
+    temp_dir_remove(dir);
+}
+
 Test(engine, garbage_and_cut_off_rows_leave_the_file_a_chunk_a_flush, .timeout = 60)
 {
     char *dir = temp_dir();

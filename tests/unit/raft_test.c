@@ -789,7 +789,7 @@ Test(raft, a_snapshot_replaces_a_log_that_does_not_reach_it)
     persisted(&f, f.up.persist_seq);
     cr_assert_eq(f.up.apply_from, 10);
     cr_assert_eq(step(&f, &ev), SPAN_INVALID); /* already applied */
-    ev.u.installed.index = 10; /* handed out, but the owner could not apply it */
+    ev.u.installed.index = 10;                 /* handed out, but the owner could not apply it */
     cr_assert_eq(step(&f, &ev), SPAN_OK);
     cr_assert_eq(raft_applied(f.r), 10);
     fix_deinit(&f);
