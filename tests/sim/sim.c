@@ -22,7 +22,8 @@ static const struct sim_scenario scenarios[] = {
     {"merge", "splits and merges under crashes, cuts, hand-overs and changes of members"},
     {"late", "messages doubled and very late, clients that write without reading"},
     {"member", "members of ranges leave and come"},
-    {"rot", "bits flipped in range files, with crashes, splits and hand-overs"},
+    {"rot", "bits flipped in range files, with crashes and hand-overs"},
+    {"rot-change", "the same while ranges split, merge and change members"},
     {"clock", "clocks beyond their bound, crashes, cuts"},
     {"many", "5 to 7 nodes, up to 50 ranges"},
 };
@@ -144,6 +145,9 @@ static void draw_faults(struct sim_world *w, struct rng *r)
         [FAULT_MEMBER] = 10, [FAULT_TRANSFER] = 3, [FAULT_SPLIT] = 2, [FAULT_MERGE] = 3,
         [FAULT_CRASH] = 2,   [FAULT_POWER] = 2,    [FAULT_CUT] = 1};
     static const unsigned rot[FAULT_COUNT] = {
+        [FAULT_ROT] = 10,     [FAULT_CRASH] = 3, [FAULT_POWER] = 2, [FAULT_FLUSH] = 10,
+        [FAULT_TRANSFER] = 4, [FAULT_CUT] = 1,   [FAULT_PAUSE] = 1};
+    static const unsigned rot_change[FAULT_COUNT] = {
         [FAULT_ROT] = 10,   [FAULT_CRASH] = 3,    [FAULT_POWER] = 2, [FAULT_MERGE] = 3,
         [FAULT_FLUSH] = 10, [FAULT_TRANSFER] = 4, [FAULT_SPLIT] = 2, [FAULT_MEMBER] = 4,
         [FAULT_CUT] = 1,    [FAULT_PAUSE] = 1};
@@ -153,16 +157,17 @@ static void draw_faults(struct sim_world *w, struct rng *r)
                                                  [FAULT_PAUSE] = 2,
                                                  [FAULT_TRANSFER] = 3};
     const char *s = w->sim.scenario;
-    const unsigned *weights = is(s, "crash")    ? crash
-                              : is(s, "net")    ? net
-                              : is(s, "disk")   ? disk
-                              : is(s, "move")   ? move
-                              : is(s, "late")   ? late
-                              : is(s, "member") ? member
-                              : is(s, "rot")    ? rot
-                              : is(s, "clock")  ? clocks
-                              : is(s, "merge")  ? merge
-                                                : usual;
+    const unsigned *weights = is(s, "crash")        ? crash
+                              : is(s, "net")        ? net
+                              : is(s, "disk")       ? disk
+                              : is(s, "move")       ? move
+                              : is(s, "late")       ? late
+                              : is(s, "member")     ? member
+                              : is(s, "rot")        ? rot
+                              : is(s, "rot-change") ? rot_change
+                              : is(s, "clock")      ? clocks
+                              : is(s, "merge")      ? merge
+                                                    : usual;
     if (weights == disk && rng_below(r, 2) == 0) { /* old segments, where a bit may flip */
         w->opt.segment_bytes = 32 * KIB;
         w->opt.flush_bytes = 256 * KIB;
@@ -177,7 +182,7 @@ static void draw_faults(struct sim_world *w, struct rng *r)
     if (w->faults && (is(s, "net") || weights == usual)) {
         draw_net(w, r, is(s, "net") ? 2 : 4);
     }
-    if (is(s, "rot")) {
+    if (weights == rot || weights == rot_change) {
         w->opt.flush_bytes = w->opt.flush_bytes > 16 * KIB ? 16 * KIB : w->opt.flush_bytes;
         w->fault_gap_ns /= 4;
         w->opt.nodes = 4 + rng_below(r, 2);
